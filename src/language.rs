@@ -1,0 +1,262 @@
+//! `language.toml`: everything kernelbridge knows about one language.
+//!
+//! Pure: parsing and matching only. Adding a language is adding a folder with this file and a shim; no Rust changes.
+
+use std::{collections::BTreeMap, time::Duration};
+
+use serde::Deserialize;
+
+/// One language folder's `language.toml`.
+#[derive(Debug, Clone, Deserialize)]
+#[serde(deny_unknown_fields, rename_all = "kebab-case")]
+pub struct Language {
+    /// The folder's name and the value of `language = "..."` in a manifest: `python`, `r`, `julia`.
+    pub name: String,
+    /// For people: `Python`, `JavaScript and TypeScript (Deno)`.
+    pub display_name: String,
+    /// Other spellings a manifest or the command line may use, in lower case.
+    #[serde(default)]
+    pub aliases: Vec<String>,
+    /// Extension of a plugin's entry file without the dot: `py`, `R`.
+    pub extension: String,
+    /// Which installed kernelspecs run this language's shim.
+    pub kernelspec: KernelspecMatch,
+    /// The shim; absent for a language that works at the basic level only.
+    pub shim: Option<Shim>,
+    /// How a turn is opened, by carrier.
+    #[serde(default)]
+    pub turn: Turn,
+    /// How the kernel really behaves, where that differs from what `kernel.json` says.
+    #[serde(default)]
+    pub kernel: KernelBehaviour,
+    /// What this language cannot do.
+    #[serde(default)]
+    pub limits: Limits,
+    /// How `kernelbridge install` brings the kernel; absent when no registry carries it.
+    pub install: Option<Install>,
+}
+
+/// Matches `kernel.json` files to a language folder.
+#[derive(Debug, Clone, Default, Deserialize)]
+#[serde(deny_unknown_fields, rename_all = "kebab-case")]
+pub struct KernelspecMatch {
+    /// Values of `kernel.json`'s `language`, compared without case.
+    pub languages: Vec<String>,
+    /// Preferred kernelspec names, best first; others that match come after.
+    #[serde(default)]
+    pub names: Vec<String>,
+    /// One of these must occur in some argument of `argv`, else the kernel gets basic support: the shim is written for
+    /// one kernel's behaviour, and another kernel of the same language may differ.
+    #[serde(default)]
+    pub argv: Vec<String>,
+}
+
+/// The shim: our code in their kernel.
+#[derive(Debug, Clone, Deserialize)]
+#[serde(deny_unknown_fields, rename_all = "kebab-case")]
+pub struct Shim {
+    /// File name inside the language folder.
+    pub file: String,
+    /// A constant that loads the shim from `$KERNELBRIDGE_DIR/<file>`; absent: the text of the shim itself is executed.
+    pub bootstrap: Option<String>,
+}
+
+/// The constants that open a turn. Nothing is ever pasted into them.
+#[derive(Debug, Clone, Default, Deserialize)]
+#[serde(deny_unknown_fields, rename_all = "kebab-case")]
+pub struct Turn {
+    /// Opens a turn over the FIFO pair; absent: the language cannot use the `pipe` carrier.
+    pub pipe: Option<String>,
+    /// Opens a turn over `input_request`; absent: the language cannot use the `jupyter` carrier.
+    pub jupyter: Option<String>,
+    /// As `pipe`, for a plugin whose shim announced the feature `async`.
+    pub pipe_async: Option<String>,
+    /// As `jupyter`, for a plugin whose shim announced the feature `async`.
+    pub jupyter_async: Option<String>,
+    /// `execute_request` with `silent`: R and Bash lose output and errors then, Prolog runs nothing.
+    #[serde(default)]
+    pub silent: bool,
+    /// How long an idle turn stays open for the next event, in milliseconds.
+    #[serde(default = "default_linger_ms")]
+    pub linger_ms: u64,
+    /// How long a busy turn stays open before the interpreter's own event loop gets a chance, in milliseconds.
+    #[serde(default = "default_max_ms")]
+    pub max_ms: u64,
+}
+
+fn default_linger_ms() -> u64 {
+    5
+}
+
+fn default_max_ms() -> u64 {
+    1000
+}
+
+impl Turn {
+    /// How long an idle turn stays open.
+    pub fn linger(&self) -> Duration {
+        Duration::from_millis(self.linger_ms)
+    }
+
+    /// How long a busy turn stays open.
+    pub fn max(&self) -> Duration {
+        Duration::from_millis(self.max_ms)
+    }
+}
+
+/// How the kernel really behaves.
+#[derive(Debug, Clone, Default, Deserialize)]
+#[serde(deny_unknown_fields, rename_all = "kebab-case")]
+pub struct KernelBehaviour {
+    /// What really interrupts running code; absent: what `kernel.json` says.
+    pub interrupt: Option<Interrupt>,
+    /// Connect over unix sockets instead of loopback tcp; only for kernels known to bind `<ip>-<port>`.
+    #[serde(default)]
+    pub ipc: bool,
+    /// The kernel binds no control socket (IRuby).
+    #[serde(default)]
+    pub no_control: bool,
+    /// Stack limit of the kernel's processes in bytes (`ulimit -s`); R nests 50 calls deep on 8 MiB and 400 on 64 MiB.
+    pub stack_bytes: Option<u64>,
+    /// Added to the kernel's environment.
+    #[serde(default)]
+    pub env: BTreeMap<String, String>,
+}
+
+/// What really interrupts running code.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Interrupt {
+    /// SIGINT to the kernel's process group.
+    Signal,
+    /// `interrupt_request` on control.
+    Message,
+    /// SIGINT to the kernel's child processes only; the wrapper would die of it.
+    SignalChild,
+    /// The host creates `$KERNELBRIDGE_DIR/cancel`; the shim polls for it, removes it and raises.
+    CancelFile,
+    /// Nothing works: the kernel is killed.
+    None,
+}
+
+/// What a language cannot do. Absent values mean the protocol's own limits.
+#[derive(Debug, Clone, Default, Deserialize)]
+#[serde(deny_unknown_fields, rename_all = "kebab-case")]
+pub struct Limits {
+    /// Largest value in bytes over the `pipe` carrier.
+    pub pipe_value_bytes: Option<u64>,
+    /// Largest value in bytes over the `jupyter` carrier (Octave's terminal cuts lines at 4,095).
+    pub jupyter_value_bytes: Option<u64>,
+    /// Deepest nesting of calls.
+    pub depth: Option<u32>,
+}
+
+/// How `kernelbridge install` brings the kernel. Each source that is present is used.
+#[derive(Debug, Clone, Deserialize)]
+#[serde(deny_unknown_fields, rename_all = "kebab-case")]
+pub struct Install {
+    /// PyPI requirements, pinned (`ipykernel==7.4.0`), installed into a virtual environment of the language's own.
+    #[serde(default)]
+    pub pypi: Vec<String>,
+    /// npm packages, pinned (`ijavascript@5.2.1`), installed into a folder of the language's own.
+    #[serde(default)]
+    pub npm: Vec<String>,
+    /// Debian packages, installed for the whole system and only with `--yes`.
+    #[serde(default)]
+    pub debian: Vec<String>,
+    /// Programs that must be on PATH afterwards, whoever installed them (`bash`, `octave`); when all of them are there
+    /// already, `debian` is not needed.
+    #[serde(default)]
+    pub programs: Vec<String>,
+    /// Commands run in the managed environment after the packages are there; `{env}` is its folder.
+    #[serde(default)]
+    pub commands: Vec<Vec<String>>,
+}
+
+/// Why a `language.toml` was refused.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum LanguageError {
+    /// Not TOML, an unknown key, or a value of the wrong type; the source names line and column.
+    #[error("not a valid language.toml: {0}")]
+    Toml(#[from] toml::de::Error),
+    /// A shim without any turn constant could never be reached.
+    #[error("language `{name}` has a shim but neither `turn.pipe` nor `turn.jupyter`")]
+    NoTurn {
+        /// The language's name.
+        name: String,
+    },
+}
+
+impl Language {
+    /// Parse the text of a `language.toml`.
+    ///
+    /// # Errors
+    ///
+    /// - [`LanguageError::Toml`] with line, column and the offending key.
+    /// - [`LanguageError::NoTurn`] when there is a shim but no way to open a turn.
+    pub fn parse(text: &str) -> Result<Self, LanguageError> {
+        let language: Self = toml::from_str(text)?;
+        if language.shim.is_some() && language.turn.pipe.is_none() && language.turn.jupyter.is_none() {
+            return Err(LanguageError::NoTurn { name: language.name });
+        }
+        Ok(language)
+    }
+
+    /// Does `word` name this language (its name or an alias, without case)?
+    pub fn is_called(&self, word: &str) -> bool {
+        let word = word.to_lowercase();
+        self.name == word || self.aliases.contains(&word)
+    }
+
+    /// Is a kernelspec with this `language` and `argv` one that the shim was written for?
+    pub fn runs_on(&self, language: &str, argv: &[String]) -> bool {
+        self.speaks(language)
+            && (self.kernelspec.argv.is_empty()
+                || self.kernelspec.argv.iter().any(|needle| argv.iter().any(|arg| arg.contains(needle.as_str()))))
+    }
+
+    /// Is a kernelspec with this `language` of this language, whichever kernel it is?
+    pub fn speaks(&self, language: &str) -> bool {
+        self.kernelspec.languages.iter().any(|known| known.eq_ignore_ascii_case(language))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const MINIMAL: &str = r#"
+        name = "lua"
+        display-name = "Lua"
+        extension = "lua"
+        [kernelspec]
+        languages = ["lua"]
+        argv = ["ilua"]
+        [shim]
+        file = "shim.lua"
+        [turn]
+        pipe = "bridge._turn()"
+    "#;
+
+    #[test]
+    fn a_minimal_language_parses() {
+        let lua = Language::parse(MINIMAL).expect("parses");
+        assert!(lua.runs_on("Lua", &["python".into(), "-m".into(), "ilua.app".into()]));
+        assert!(!lua.runs_on("Lua", &["xlua".into()]));
+        assert!(lua.speaks("LUA"));
+        assert_eq!(lua.turn.linger(), Duration::from_millis(5));
+    }
+
+    #[test]
+    fn unknown_keys_are_errors_that_name_the_key() {
+        let error = Language::parse(&MINIMAL.replace("extension", "extention")).expect_err("refused").to_string();
+        assert!(error.contains("extention"), "{error}");
+    }
+
+    #[test]
+    fn a_shim_that_cannot_be_reached_is_refused() {
+        let error = Language::parse(&MINIMAL.replace("pipe =", "#")).expect_err("refused");
+        assert!(matches!(error, LanguageError::NoTurn { .. }), "{error}");
+    }
+}

@@ -1,0 +1,2 @@
+//! Plugins in any language that has a Jupyter kernel.
+pub mod language;
