@@ -1,0 +1,177 @@
+//! Chains of calls and the graph of who waits for whom.
+//!
+//! Pure. A chain begins with an event or with a call by the application, and grows by each call made on its way; it
+//! runs on at most one plugin at a time. Plugins are single-threaded and serve requests last in, first out, so a
+//! request that waits for a plugin waits for every chain on that plugin's stack. [`WaitGraph::would_wait_for_itself`]
+//! tells when such waiting would never end.
+
+use std::{
+    collections::{HashMap, HashSet},
+    sync::atomic::{AtomicU64, Ordering},
+    time::Instant,
+};
+
+/// Identifies a chain, whichever call of it is meant.
+pub type ChainId = u64;
+
+/// From a root event or call down to here.
+#[derive(Debug, Clone)]
+pub struct Chain {
+    /// Which chain.
+    pub id: ChainId,
+    /// Root first, for people and plugins: `["event 17", "quake-rate.fit"]`.
+    pub path: Vec<String>,
+    /// When the root's time is over.
+    pub deadline: Instant,
+}
+
+static NEXT: AtomicU64 = AtomicU64::new(1);
+
+impl Chain {
+    /// A new chain.
+    pub fn root(name: impl Into<String>, deadline: Instant) -> Self {
+        Self { id: NEXT.fetch_add(1, Ordering::Relaxed), path: vec![name.into()], deadline }
+    }
+
+    /// This chain with one more call, whose time may be shorter.
+    pub fn then(&self, name: impl Into<String>, deadline: Instant) -> Self {
+        let mut path = self.path.clone();
+        path.push(name.into());
+        Self { id: self.id, path, deadline: self.deadline.min(deadline) }
+    }
+
+    /// How many calls deep it is; 1 at the root.
+    pub fn depth(&self) -> usize {
+        self.path.len()
+    }
+}
+
+/// Which chains occupy which plugins, and which chains wait for a plugin to become idle.
+#[derive(Debug, Default)]
+pub struct WaitGraph {
+    stacks: HashMap<String, Vec<ChainId>>,
+    waiting: HashMap<ChainId, Vec<String>>,
+}
+
+impl WaitGraph {
+    /// A request of `chain` starts on `plugin`.
+    pub fn push(&mut self, plugin: &str, chain: ChainId) {
+        match self.stacks.get_mut(plugin) {
+            Some(stack) => stack.push(chain),
+            None => {
+                self.stacks.insert(plugin.to_owned(), vec![chain]);
+            }
+        }
+    }
+
+    /// The youngest request on `plugin` ended.
+    pub fn pop(&mut self, plugin: &str) {
+        if let Some(stack) = self.stacks.get_mut(plugin) {
+            stack.pop();
+        }
+    }
+
+    /// `chain` begins to wait for `plugin` to become idle.
+    pub fn wait(&mut self, chain: ChainId, plugin: &str) {
+        self.waiting.entry(chain).or_default().push(plugin.to_owned());
+    }
+
+    /// `chain` no longer waits for `plugin`.
+    pub fn stop_waiting(&mut self, chain: ChainId, plugin: &str) {
+        if let Some(plugins) = self.waiting.get_mut(&chain) {
+            if let Some(index) = plugins.iter().position(|waited| waited == plugin) {
+                plugins.swap_remove(index);
+            }
+            if plugins.is_empty() {
+                self.waiting.remove(&chain);
+            }
+        }
+    }
+
+    /// Would `chain`, waiting for `plugin` to become idle, wait for itself? Names the chains of the circle.
+    ///
+    /// A chain waits for all chains on the stack of each plugin it waits for, and, for each of its own requests, for
+    /// those above it on that plugin's stack, since answers go out last in, first out.
+    pub fn would_wait_for_itself(&self, chain: ChainId, plugin: &str) -> Option<Vec<ChainId>> {
+        let mut open: Vec<ChainId> = self.stacks.get(plugin).into_iter().flatten().copied().collect();
+        let mut seen: HashSet<ChainId> = HashSet::new();
+        while let Some(other) = open.pop() {
+            if other == chain {
+                let mut circle: Vec<ChainId> = seen.into_iter().collect();
+                circle.push(chain);
+                circle.sort_unstable();
+                circle.dedup();
+                return Some(circle);
+            }
+            if !seen.insert(other) {
+                continue;
+            }
+            for waited in self.waiting.get(&other).into_iter().flatten() {
+                open.extend(self.stacks.get(waited).into_iter().flatten());
+            }
+            for stack in self.stacks.values() {
+                if let Some(lowest) = stack.iter().position(|&on_stack| on_stack == other) {
+                    open.extend(stack[lowest + 1..].iter().filter(|&&above| above != other));
+                }
+            }
+        }
+        None
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn waiting_for_a_busy_plugin_is_fine() {
+        let mut graph = WaitGraph::default();
+        graph.push("a", 1);
+        assert_eq!(graph.would_wait_for_itself(2, "a"), None);
+        assert_eq!(graph.would_wait_for_itself(2, "idle"), None);
+    }
+
+    #[test]
+    fn a_chain_that_comes_back_waits_for_itself() {
+        let mut graph = WaitGraph::default();
+        graph.push("a", 1);
+        graph.push("b", 1);
+        assert_eq!(graph.would_wait_for_itself(1, "a"), Some(vec![1]));
+    }
+
+    #[test]
+    fn two_chains_that_cross_are_found() {
+        let mut graph = WaitGraph::default();
+        graph.push("a", 1);
+        graph.push("b", 2);
+        assert_eq!(graph.would_wait_for_itself(1, "b"), None);
+        graph.wait(1, "b");
+        assert_eq!(graph.would_wait_for_itself(2, "a"), Some(vec![1, 2]));
+        graph.stop_waiting(1, "b");
+        assert_eq!(graph.would_wait_for_itself(2, "a"), None);
+    }
+
+    #[test]
+    fn a_buried_request_waits_for_those_above_it() {
+        // Chain 1 is on `a` below chain 2; chain 2 waits for `c`, where chain 3 is, and chain 3 wants `b`, where 1 is.
+        let mut graph = WaitGraph::default();
+        graph.push("b", 1);
+        graph.push("a", 1);
+        graph.push("a", 2);
+        graph.push("c", 3);
+        graph.wait(2, "c");
+        assert_eq!(graph.would_wait_for_itself(3, "b"), Some(vec![1, 2, 3]));
+        graph.pop("a");
+        graph.stop_waiting(2, "c");
+        assert_eq!(graph.would_wait_for_itself(3, "b"), None);
+    }
+
+    #[test]
+    fn a_call_never_outlives_its_root() {
+        let now = Instant::now();
+        let second = std::time::Duration::from_secs(1);
+        let root = Chain::root("event 1", now + second);
+        let call = root.then("geo.distance", now + 5 * second);
+        assert_eq!((call.id, call.depth(), call.deadline), (root.id, 2, now + second));
+    }
+}

@@ -1,0 +1,339 @@
+//! What a shim sends: responses, host calls, emitted events, notifications.
+
+use std::borrow::Cow;
+
+use serde::{Deserialize, Serialize};
+use serde_json::{Value, value::RawValue};
+
+use crate::rpc::{ErrorKind, RpcError, null};
+
+/// One message from a shim.
+#[derive(Debug)]
+pub enum Inbound {
+    /// Always the first message of a turn.
+    Ready,
+    /// The answer to our request `id`.
+    Response {
+        /// Our id, echoed.
+        id: u64,
+        /// What came of it.
+        result: Result<Box<RawValue>, RpcError>,
+    },
+    /// A request that the host answers.
+    Request {
+        /// The shim's id, to be echoed.
+        id: u64,
+        /// What it asks for, or why that is not understood.
+        plea: Result<Plea, RpcError>,
+    },
+    /// A line for the log.
+    Log {
+        /// How bad it is.
+        level: LogLevel,
+        /// The text.
+        message: String,
+        /// Further values.
+        fields: Value,
+    },
+    /// News about long work.
+    Progress {
+        /// How much is done.
+        done: f64,
+        /// Of how much, if known.
+        total: Option<f64>,
+        /// What is being done.
+        message: String,
+    },
+    /// Not a message of the protocol; counted and shown, otherwise ignored.
+    Bad {
+        /// Why.
+        reason: String,
+    },
+}
+
+/// What a plugin asks of the host.
+#[derive(Debug)]
+pub enum Plea {
+    /// Call a function of the host or of another plugin.
+    Call {
+        /// `state.get`, `quake-geo.distance`.
+        name: String,
+        /// A JSON array.
+        args: Box<RawValue>,
+    },
+    /// Put an event onto the bus.
+    Emit {
+        /// The event's topic.
+        topic: String,
+        /// The event's data.
+        data: Box<RawValue>,
+        /// The event's key.
+        key: Option<String>,
+    },
+}
+
+/// How bad a log line is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize)]
+#[serde(rename_all = "lowercase")]
+pub enum LogLevel {
+    /// For the plugin's author.
+    Debug,
+    /// For whoever runs it.
+    Info,
+    /// Something is odd.
+    Warn,
+    /// Something failed.
+    Error,
+}
+
+#[derive(Deserialize)]
+struct Raw<'a> {
+    id: Option<Value>,
+    #[serde(borrow)]
+    method: Option<Cow<'a, str>>,
+    #[serde(borrow)]
+    params: Option<&'a RawValue>,
+    #[serde(borrow)]
+    result: Option<&'a RawValue>,
+    error: Option<Value>,
+}
+
+impl Inbound {
+    /// Read a frame's body: one message or an array of them. Never fails; what is no message is [`Inbound::Bad`].
+    pub fn parse(body: &[u8]) -> Vec<Self> {
+        let Ok(body) = std::str::from_utf8(body) else {
+            return vec![Self::Bad { reason: "not UTF-8".into() }];
+        };
+        if body.trim_start().starts_with('[') {
+            return match serde_json::from_str::<Vec<&RawValue>>(body) {
+                Ok(messages) => messages.into_iter().map(|message| Self::parse_one(message.get())).collect(),
+                Err(error) => vec![Self::Bad { reason: format!("not JSON: {error}") }],
+            };
+        }
+        vec![Self::parse_one(body)]
+    }
+
+    fn parse_one(json: &str) -> Self {
+        let raw: Raw<'_> = match serde_json::from_str(json) {
+            Ok(raw) => raw,
+            Err(error) => return Self::Bad { reason: format!("not a JSON-RPC message: {error}") },
+        };
+        // R and Octave have no integers of their own and may write 7.0.
+        let id = raw.id.as_ref().and_then(|id| id.as_u64().or_else(|| id.as_f64().map(|id| id as u64)));
+        match (raw.method, id) {
+            (None, Some(id)) => {
+                let result = match raw.error {
+                    Some(error) => Err(RpcError::from_json(&error)),
+                    None => Ok(raw.result.map_or_else(null, ToOwned::to_owned)),
+                };
+                Self::Response { id, result }
+            }
+            (None, None) => Self::Bad { reason: "neither a method nor an id".into() },
+            (Some(method), Some(id)) => Self::Request { id, plea: Plea::parse(&method, raw.params) },
+            (Some(method), None) => Self::notification(&method, raw.params),
+        }
+    }
+
+    fn notification(method: &str, params: Option<&RawValue>) -> Self {
+        let params = || params.and_then(|params| serde_json::from_str::<Value>(params.get()).ok()).unwrap_or_default();
+        let text = |value: &Value| value.as_str().map_or_else(|| value.to_string(), str::to_owned);
+        match method {
+            "ready" => Self::Ready,
+            "log" => {
+                let mut params = params();
+                let level = match params["level"].as_str() {
+                    Some("debug") => LogLevel::Debug,
+                    Some("warn" | "warning") => LogLevel::Warn,
+                    Some("error") => LogLevel::Error,
+                    _ => LogLevel::Info,
+                };
+                Self::Log { level, message: text(&params["message"]), fields: params["fields"].take() }
+            }
+            "progress" => {
+                let params = params();
+                Self::Progress {
+                    done: params["done"].as_f64().unwrap_or_default(),
+                    total: params["total"].as_f64(),
+                    message: params["message"].as_str().unwrap_or_default().to_owned(),
+                }
+            }
+            _ => Self::Bad { reason: format!("unknown notification `{method}`") },
+        }
+    }
+}
+
+#[derive(Deserialize)]
+struct CallParams {
+    name: String,
+    #[serde(default)]
+    args: Option<Box<RawValue>>,
+}
+
+#[derive(Deserialize)]
+struct EmitParams {
+    topic: String,
+    #[serde(default)]
+    data: Option<Box<RawValue>>,
+    #[serde(default)]
+    key: Option<Value>,
+}
+
+impl Plea {
+    fn parse(method: &str, params: Option<&RawValue>) -> Result<Self, RpcError> {
+        fn read<'a, T: Deserialize<'a>>(method: &str, params: Option<&'a RawValue>) -> Result<T, RpcError> {
+            serde_json::from_str(params.map_or("{}", RawValue::get))
+                .map_err(|error| RpcError::new(ErrorKind::Invalid, format!("parameters of `{method}`: {error}")))
+        }
+        match method {
+            "call" => {
+                let CallParams { name, args } = read(method, params)?;
+                let args = args.unwrap_or_else(|| RawValue::from_string("[]".into()).unwrap_or_else(|_| null()));
+                if !args.get().starts_with('[') {
+                    return Err(RpcError::new(ErrorKind::Invalid, format!("arguments of `{name}` are not an array")));
+                }
+                Ok(Self::Call { name, args })
+            }
+            "emit" => {
+                let EmitParams { topic, data, key } = read(method, params)?;
+                let key = match key {
+                    None | Some(Value::Null) => None,
+                    Some(Value::String(key)) => Some(key),
+                    Some(other) => Some(other.to_string()),
+                };
+                Ok(Self::Emit { topic, data: data.unwrap_or_else(null), key })
+            }
+            _ => Err(RpcError::new(ErrorKind::NotFound, format!("no method `{method}`"))),
+        }
+    }
+}
+
+/// The result of `initialize`.
+#[derive(Debug, Clone, Default, Deserialize)]
+pub struct InitializeResult {
+    /// The protocol version the shim speaks.
+    #[serde(default)]
+    pub bridge: String,
+    /// The language folder's name.
+    #[serde(default)]
+    pub language: String,
+    /// For people: `CPython 3.11.7, ipykernel 7.4.0`.
+    #[serde(default)]
+    pub interpreter: String,
+}
+
+/// The result of `load`.
+#[derive(Debug, Clone, Default, Deserialize)]
+pub struct LoadResult {
+    /// What the plugin registered.
+    #[serde(default)]
+    pub handlers: Vec<Handler>,
+    /// Does a handler need the language's `*-async` turn?
+    #[serde(default, rename = "async")]
+    pub is_async: bool,
+}
+
+/// One thing that a plugin registered.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct Handler {
+    /// Chosen by the shim, named by `event`, `events` and `filter`.
+    pub id: u64,
+    /// What it is.
+    pub kind: HandlerKind,
+    /// Pattern of the topics it wants; empty for exports.
+    #[serde(default)]
+    pub topic: String,
+    /// The export's name, or the function's for people.
+    #[serde(default)]
+    pub name: String,
+    /// Largest batch it wants; 0 for single events.
+    #[serde(default)]
+    pub batch: usize,
+    /// Order among filters, lowest first.
+    #[serde(default)]
+    pub priority: i64,
+    /// The author's documentation.
+    #[serde(default, skip_serializing_if = "String::is_empty")]
+    pub doc: String,
+}
+
+/// What a plugin registered a function as.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum HandlerKind {
+    /// Consumes events.
+    On,
+    /// Changes or drops events before their handlers see them.
+    Filter,
+    /// May be called by name.
+    Export,
+}
+
+/// The result of `events`.
+#[derive(Debug, Deserialize)]
+pub struct Outcomes {
+    /// One for each event, in order.
+    pub outcomes: Vec<Outcome>,
+}
+
+/// What came of one event of a batch.
+#[derive(Debug, Deserialize)]
+pub struct Outcome {
+    /// The handler's result for it.
+    pub result: Option<Box<RawValue>>,
+    /// Or its error.
+    pub error: Option<Value>,
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn one(json: &str) -> Inbound {
+        let mut messages = Inbound::parse(json.as_bytes());
+        assert_eq!(messages.len(), 1, "{json}");
+        messages.remove(0)
+    }
+
+    #[test]
+    fn messages_are_read_whatever_their_shape() {
+        assert!(matches!(one(r#"{"jsonrpc":"2.0","method":"ready"}"#), Inbound::Ready));
+        let Inbound::Response { id: 7, result: Ok(result) } = one(r#"{"result":{"a":[1]},"id":7}"#) else { panic!() };
+        assert_eq!(result.get(), r#"{"a":[1]}"#);
+        let Inbound::Response { id: 7, result: Ok(result) } = one(r#"{"id":7.0,"result":null}"#) else { panic!() };
+        assert_eq!(result.get(), "null");
+        let Inbound::Request { id: 1, plea: Ok(Plea::Call { name, args }) } =
+            one(r#"{"id":1,"method":"call","params":{"args":[1, "x"],"name":"f"}}"#)
+        else {
+            panic!()
+        };
+        assert_eq!((name.as_str(), args.get()), ("f", r#"[1, "x"]"#));
+        let Inbound::Log { level: LogLevel::Warn, message, .. } =
+            one(r#"{"method":"log","params":{"level":"warn","message":"m"}}"#)
+        else {
+            panic!()
+        };
+        assert_eq!(message, "m");
+    }
+
+    #[test]
+    fn batches_keep_their_order() {
+        let messages = Inbound::parse(br#"[{"method":"log","params":{}},{"id":3,"result":1}]"#);
+        assert!(matches!(messages[..], [Inbound::Log { .. }, Inbound::Response { id: 3, .. }]));
+        assert!(Inbound::parse(b"[]").is_empty());
+    }
+
+    #[test]
+    fn nonsense_is_bad_never_a_panic() {
+        for json in ["", "7", "{", "{}", r#"{"id":"x"}"#, r#"{"method":"nope"}"#, "\u{1}", "[7"] {
+            assert!(matches!(one(json), Inbound::Bad { .. }), "{json}");
+        }
+        assert!(matches!(Inbound::parse(&[0xff])[..], [Inbound::Bad { .. }]));
+        let Inbound::Request { plea: Err(error), .. } = one(r#"{"id":1,"method":"nope"}"#) else { panic!() };
+        assert_eq!(error.kind, ErrorKind::NotFound);
+        let Inbound::Request { plea: Err(error), .. } = one(r#"{"id":1,"method":"call","params":{"name":"f","args":{}}}"#)
+        else {
+            panic!()
+        };
+        assert_eq!(error.kind, ErrorKind::Invalid);
+    }
+}

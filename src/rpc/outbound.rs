@@ -1,0 +1,184 @@
+//! What the host sends. The order of fields is part of the protocol.
+
+use serde::Serialize;
+use serde_json::{Map, Value, value::RawValue};
+
+use crate::rpc::RpcError;
+
+/// Parameters of `initialize`.
+#[derive(Debug, Serialize)]
+pub struct Initialize<'a> {
+    /// Protocol version.
+    pub bridge: &'a str,
+    /// `pipe` or `jupyter`.
+    pub carrier: &'a str,
+    /// Who it is.
+    pub plugin: PluginId<'a>,
+    /// Optional features of the host.
+    pub features: &'a [&'a str],
+    /// `[config]` of the manifest.
+    pub config: &'a Map<String, Value>,
+}
+
+/// Name and version of a plugin.
+#[derive(Debug, Serialize)]
+pub struct PluginId<'a> {
+    /// Its name.
+    pub name: &'a str,
+    /// Its version.
+    pub version: &'a str,
+}
+
+/// Parameters of `load`.
+#[derive(Debug, Serialize)]
+pub struct Load<'a> {
+    /// Absolute path of the entry, where the kernel can read it.
+    pub path: Option<&'a str>,
+    /// Source, cell by cell.
+    pub cells: &'a [Cell],
+}
+
+/// A piece of source.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct Cell {
+    /// For tracebacks: `plugin.py`, `plugin.ipynb[3]`.
+    pub name: String,
+    /// The source.
+    pub source: String,
+}
+
+/// Parameters of `event` and `filter`.
+#[derive(Debug, Serialize)]
+pub struct Deliver<'a> {
+    /// Which handler.
+    pub handler: u64,
+    /// The event's id.
+    pub id: &'a str,
+    /// The event's topic.
+    pub topic: &'a str,
+    /// When it was emitted, RFC 3339 in UTC.
+    pub time: &'a str,
+    /// 1 for the first delivery.
+    pub attempt: u32,
+    /// The event's key.
+    pub key: Option<&'a str>,
+    /// From the root down to here.
+    pub chain: &'a [String],
+    /// The event's data.
+    pub data: &'a RawValue,
+}
+
+/// Parameters of `events`.
+#[derive(Debug, Serialize)]
+pub struct DeliverBatch<'a> {
+    /// Which handler.
+    pub handler: u64,
+    /// From the root down to here.
+    pub chain: &'a [String],
+    /// The events, oldest first.
+    pub events: Vec<EventBody<'a>>,
+}
+
+/// One event of a batch.
+#[derive(Debug, Serialize)]
+pub struct EventBody<'a> {
+    /// The event's id.
+    pub id: &'a str,
+    /// The event's topic.
+    pub topic: &'a str,
+    /// When it was emitted.
+    pub time: &'a str,
+    /// 1 for the first delivery.
+    pub attempt: u32,
+    /// The event's key.
+    pub key: Option<&'a str>,
+    /// The event's data.
+    pub data: &'a RawValue,
+}
+
+/// The result of `filter`, when it is not null.
+#[derive(Debug, serde::Deserialize)]
+pub struct Filtered {
+    /// The topic, if the filter changed it.
+    pub topic: Option<String>,
+    /// The key, if there is one.
+    pub key: Option<String>,
+    /// The data.
+    pub data: Option<Box<RawValue>>,
+}
+
+/// Parameters of `call`.
+#[derive(Debug, Serialize)]
+pub struct Call<'a> {
+    /// The export's name.
+    pub name: &'a str,
+    /// From the root down to here.
+    pub chain: &'a [String],
+    /// A JSON array.
+    pub args: &'a RawValue,
+}
+
+#[derive(Serialize)]
+struct Request<'a> {
+    jsonrpc: &'a str,
+    id: u64,
+    method: &'a str,
+    params: &'a RawValue,
+}
+
+/// A request with `params` that are already JSON.
+pub fn request(id: u64, method: &str, params: &RawValue) -> String {
+    let request = Request { jsonrpc: "2.0", id, method, params };
+    // Writing strings, numbers and raw JSON into memory cannot fail.
+    serde_json::to_string(&request).unwrap_or_default()
+}
+
+/// A notification without parameters: `end`, `continue`.
+pub fn notification(method: &str) -> String {
+    format!(r#"{{"jsonrpc":"2.0","method":"{method}"}}"#)
+}
+
+/// The answer to a shim's request.
+pub fn response(id: u64, result: &Result<Box<RawValue>, RpcError>) -> String {
+    match result {
+        Ok(result) => format!(r#"{{"jsonrpc":"2.0","id":{id},"result":{}}}"#, result.get()),
+        Err(error) => format!(r#"{{"jsonrpc":"2.0","id":{id},"error":{}}}"#, error.to_json()),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::rpc::{ErrorKind, one_line};
+
+    #[test]
+    fn the_order_of_keys_is_the_documented_one() {
+        let data = RawValue::from_string(r#"{"a": 1}"#.into()).expect("JSON");
+        let deliver = Deliver {
+            handler: 1,
+            id: "e1",
+            topic: "t",
+            time: "2026-01-01T00:00:00.000Z",
+            attempt: 1,
+            key: None,
+            chain: &["e1".into()],
+            data: &data,
+        };
+        let params = serde_json::value::to_raw_value(&deliver).expect("JSON");
+        assert_eq!(
+            request(7, "event", &params),
+            r#"{"jsonrpc":"2.0","id":7,"method":"event","params":{"handler":1,"id":"e1","topic":"t","time":"2026-01-01T00:00:00.000Z","attempt":1,"key":null,"chain":["e1"],"data":{"a": 1}}}"#
+        );
+        let error = Err(RpcError::new(ErrorKind::Denied, "no"));
+        assert_eq!(
+            response(3, &error),
+            r#"{"jsonrpc":"2.0","id":3,"error":{"code":-32001,"message":"no","data":{"kind":"Denied"}}}"#
+        );
+    }
+
+    #[test]
+    fn values_are_put_on_one_line() {
+        let pretty = RawValue::from_string("{\n  \"a\": [\n1]\n}".into()).expect("JSON");
+        assert_eq!(one_line(pretty).get(), r#"{   "a": [ 1]}"#);
+    }
+}
