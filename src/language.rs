@@ -116,6 +116,9 @@ pub struct KernelBehaviour {
     /// The kernel binds no control socket (IRuby).
     #[serde(default)]
     pub no_control: bool,
+    /// The kernel does not end on `shutdown_request` (ijavascript, Prolog): go on to SIGTERM at once.
+    #[serde(default)]
+    pub no_shutdown: bool,
     /// Stack limit of the kernel's processes in bytes (`ulimit -s`); R nests 50 calls deep on 8 MiB and 400 on 64 MiB.
     pub stack_bytes: Option<u64>,
     /// Added to the kernel's environment.

@@ -1,7 +1,10 @@
 //! Plugins in any language that has a Jupyter kernel.
 
 pub mod chain;
+pub mod channels;
+pub mod client;
 pub mod connection;
 pub mod language;
+pub mod provision;
 pub mod rpc;
 pub mod wire;

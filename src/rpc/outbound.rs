@@ -179,6 +179,6 @@ mod tests {
     #[test]
     fn values_are_put_on_one_line() {
         let pretty = RawValue::from_string("{\n  \"a\": [\n1]\n}".into()).expect("JSON");
-        assert_eq!(one_line(pretty).get(), r#"{   "a": [ 1]}"#);
+        assert_eq!(one_line(pretty).get(), r#"{   "a": [ 1] }"#);
     }
 }

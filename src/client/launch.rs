@@ -1,0 +1,179 @@
+//! Starting a kernel until it answers.
+
+use std::{
+    collections::HashMap,
+    sync::{Arc, atomic::AtomicU64},
+    time::Duration,
+};
+
+use tokio::{
+    sync::{mpsc, watch},
+    time::{Instant, timeout, timeout_at},
+};
+
+use crate::{
+    channels::Channels,
+    client::{
+        ClientError, Counters, Ids, KernelClient, Outputs,
+        iopub::Drain,
+        task::{Command, IopubSeen, Task},
+    },
+    language::Interrupt,
+    provision::{self, Exit, LaunchSpec, Launched},
+    wire::{Signer, content},
+};
+
+/// How often new ports are tried when somebody else took one.
+const PORT_TRIES: usize = 4;
+/// How long one nudge waits for a sign of life on iopub.
+const NUDGE: Duration = Duration::from_millis(500);
+/// How many nudges are given before iopub is taken for silent.
+const NUDGES: usize = 5;
+
+/// How to start a kernel and how to treat it.
+#[derive(Debug, Clone)]
+pub struct LaunchOptions {
+    /// What to start.
+    pub spec: LaunchSpec,
+    /// How long it may take until it answers.
+    pub startup: Duration,
+    /// What really interrupts its code.
+    pub interrupt: Interrupt,
+    /// It binds no control socket.
+    pub no_control: bool,
+    /// It does not end on `shutdown_request`.
+    pub no_shutdown: bool,
+}
+
+impl KernelClient {
+    /// Start a kernel and wait until it answers on shell and iopub.
+    ///
+    /// New ports are tried, three times at most, when the kernel ends early because somebody else took one. The wait
+    /// ends at once when the process does. Dropping the future kills the kernel.
+    ///
+    /// # Errors
+    ///
+    /// - [`ClientError::Launch`]: the process could not be started.
+    /// - [`ClientError::DiedAtLaunch`]: it ended before it answered.
+    /// - [`ClientError::Deaf`]: it did not answer in time.
+    pub async fn launch(options: LaunchOptions) -> Result<Self, ClientError> {
+        let until = Instant::now() + options.startup;
+        let mut tries = 1;
+        loop {
+            match Self::launch_once(&options, until).await {
+                Err(ClientError::DiedAtLaunch { output_tail, .. })
+                    if tries < PORT_TRIES && output_tail.to_lowercase().contains("address already in use") =>
+                {
+                    tracing::warn!(kernel = options.spec.kernel_name, tries, "a port was stolen; trying others");
+                    tries += 1;
+                }
+                outcome => return outcome,
+            }
+        }
+    }
+
+    async fn launch_once(options: &LaunchOptions, until: Instant) -> Result<Self, ClientError> {
+        let Launched { process, connection } = provision::launch(&options.spec).await?;
+        let name = || options.spec.kernel_name.clone();
+        let tail = process.output_tail();
+        let died = |exit: Exit| ClientError::DiedAtLaunch { name: name(), exit, output_tail: tail.text() };
+        let deaf = |missing| ClientError::Deaf {
+            name: name(),
+            startup: options.startup,
+            missing,
+            output_tail: tail.text(),
+        };
+        let with_control = !options.no_control;
+        let mut exit = process.exit();
+
+        tokio::select! {
+            listening = timeout_at(until, Channels::wait_until_listening(&connection, with_control)) => {
+                listening.map_err(|_| deaf("it does not listen on its ports"))??;
+            }
+            exit = exited(&mut exit) => return Err(died(exit)),
+        }
+        let session = uuid::Uuid::new_v4().simple().to_string();
+        let connecting = Channels::connect(&connection, &session, with_control);
+        let channels = timeout_at(until, connecting).await.map_err(|_| deaf("its sockets do not answer"))??;
+
+        let signer = Signer::new(&connection.signature_scheme, connection.key.as_bytes()).map_err(|error| {
+            // We chose scheme and key ourselves.
+            ClientError::Json(serde::de::Error::custom(error))
+        })?;
+        let counters = Arc::new(Counters::default());
+        let (commands, command_receiver) = mpsc::channel::<Command>(256);
+        let (news, news_receiver) = mpsc::unbounded_channel();
+        let (outputs, output_receiver) = mpsc::unbounded_channel();
+        let (iopub_seen, mut seen) = watch::channel(IopubSeen::default());
+        let drain = Drain { iopub: channels.iopub, signer: signer.clone(), counters: counters.clone(), news };
+        let task = Task {
+            shell: channels.shell,
+            control: channels.control,
+            stdin: channels.stdin,
+            signer,
+            commands: command_receiver,
+            news: news_receiver,
+            outputs,
+            exit: process.exit(),
+            output_tail: Box::new(move || tail.text()),
+            counters: counters.clone(),
+            iopub_seen,
+            waiters: HashMap::new(),
+        };
+        let tail = process.output_tail();
+        let mut client = Self {
+            commands,
+            ids: Ids { session, next: Arc::new(AtomicU64::new(1)) },
+            process,
+            options: options.clone(),
+            info: content::KernelInfoReply::default(),
+            welcomed: false,
+            outputs: Some(Outputs(output_receiver)),
+            counters,
+            tasks: [tokio::spawn(task.run()), tokio::spawn(drain.run())],
+        };
+        match client.kernel_info(until.saturating_duration_since(Instant::now())).await {
+            Ok(info) => client.info = info,
+            Err(ClientError::Gone { exit, output_tail }) => {
+                return Err(ClientError::DiedAtLaunch { name: options.spec.kernel_name.clone(), exit, output_tail });
+            }
+            Err(ClientError::Timeout { .. }) => {
+                return Err(ClientError::Deaf {
+                    name: options.spec.kernel_name.clone(),
+                    startup: options.startup,
+                    missing: "it listens, but does not answer `kernel_info_request`",
+                    output_tail: tail.text(),
+                });
+            }
+            Err(error) => return Err(error),
+        }
+        client.nudge(&mut seen, until).await?;
+        client.welcomed = seen.borrow().welcome;
+        Ok(client)
+    }
+
+    /// A subscription takes effect in the kernel at its own time; ask again until something comes over iopub.
+    async fn nudge(&self, seen: &mut watch::Receiver<IopubSeen>, until: Instant) -> Result<(), ClientError> {
+        for _ in 0..NUDGES {
+            if timeout(NUDGE, seen.wait_for(|seen| seen.any)).await.is_ok() {
+                return Ok(());
+            }
+            self.kernel_info(until.saturating_duration_since(Instant::now())).await?;
+        }
+        tracing::warn!(kernel = self.options.spec.kernel_name, "nothing comes over iopub; its outputs may be lost");
+        Ok(())
+    }
+}
+
+/// Waits for the process to end.
+async fn exited(exit: &mut watch::Receiver<Option<Exit>>) -> Exit {
+    loop {
+        if let Ok(exit) = exit.wait_for(Option::is_some).await
+            && let Some(exit) = *exit
+        {
+            return exit;
+        }
+        // The waiter is dropped with the process only, which the caller owns.
+        std::future::pending::<()>().await;
+    }
+}

@@ -1,0 +1,226 @@
+//! The task that owns a kernel's channels. Nobody else sees a socket.
+
+use std::{collections::HashMap, sync::Arc, time::Duration};
+
+use bytes::Bytes;
+use tokio::{
+    sync::{mpsc, oneshot, watch},
+    time::sleep,
+};
+use zeromq::ZmqError;
+
+use crate::{
+    channels,
+    client::{
+        ClientError,
+        execution::Event,
+        iopub::{News, What},
+        output::{Counters, Metered},
+    },
+    provision::Exit,
+    wire::{Header, Message, Outgoing, Received, Signer, content},
+};
+
+/// Largest message that is read.
+pub(super) const MESSAGE_BYTES: usize = 256 * 1024 * 1024;
+
+/// Which channel a request goes to.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Channel {
+    Shell,
+    Control,
+    Stdin,
+}
+
+/// What the handles ask of the task.
+#[derive(Debug)]
+pub(super) enum Command {
+    /// Send a message; its waiter gets what belongs to it.
+    Send { channel: Channel, header: Header, parent: Option<Header>, content: Bytes, waiter: Option<Waiter> },
+    /// Nobody waits for that request any more.
+    Forget { msg_id: String },
+}
+
+/// Who waits for a request.
+#[derive(Debug)]
+pub(super) enum Waiter {
+    Reply(oneshot::Sender<Result<Message, ClientError>>),
+    Execution { events: mpsc::UnboundedSender<Event>, own_outputs: bool },
+}
+
+/// The state of the task. It ends when the process does, or when all handles are gone.
+pub(super) struct Task {
+    pub shell: channels::Channel,
+    pub control: Option<channels::Channel>,
+    pub stdin: channels::Channel,
+    pub signer: Signer,
+    pub commands: mpsc::Receiver<Command>,
+    pub news: mpsc::UnboundedReceiver<News>,
+    pub outputs: mpsc::UnboundedSender<Metered>,
+    pub exit: watch::Receiver<Option<Exit>>,
+    pub output_tail: Box<dyn Fn() -> String + Send>,
+    pub counters: Arc<Counters>,
+    pub iopub_seen: watch::Sender<IopubSeen>,
+    pub waiters: HashMap<String, Waiter>,
+}
+
+/// What is known of iopub.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub(super) struct IopubSeen {
+    pub any: bool,
+    pub welcome: bool,
+}
+
+enum Happened {
+    Command(Option<Command>),
+    Arrived(&'static str, Result<Vec<Bytes>, ZmqError>),
+    News(Option<News>),
+    Exit,
+}
+
+impl Task {
+    pub async fn run(mut self) {
+        let exit = loop {
+            match self.next().await {
+                Happened::Command(Some(command)) => self.obey(command).await,
+                // All handles are gone.
+                Happened::Command(None) => return,
+                Happened::Arrived(channel, Ok(frames)) => self.receive(channel, frames),
+                Happened::Arrived(channel, Err(error)) => {
+                    tracing::debug!(channel, %error, "channel");
+                    // A broken connection may report again and again; death is told by the process.
+                    sleep(Duration::from_millis(10)).await;
+                }
+                Happened::News(Some(news)) => self.route(news),
+                // The iopub task ends only with this one.
+                Happened::News(None) => {}
+                Happened::Exit => break *self.exit.borrow(),
+            }
+        };
+        // What is left on iopub may hold the last outputs before death.
+        while let Ok(news) = self.news.try_recv() {
+            self.route(news);
+        }
+        for (_, waiter) in self.waiters.drain() {
+            let error = match exit {
+                Some(exit) => ClientError::Gone { exit, output_tail: (self.output_tail)() },
+                None => ClientError::Closed,
+            };
+            // A waiter that gave up is no longer interested.
+            match waiter {
+                Waiter::Reply(reply) => drop(reply.send(Err(error))),
+                Waiter::Execution { events, .. } => drop(events.send(Event::Failed(error))),
+            }
+        }
+    }
+
+    async fn next(&mut self) -> Happened {
+        let control = async {
+            match &mut self.control {
+                Some(control) => control.recv().await,
+                None => std::future::pending().await,
+            }
+        };
+        tokio::select! {
+            frames = self.shell.recv() => Happened::Arrived("shell", frames),
+            frames = self.stdin.recv() => Happened::Arrived("stdin", frames),
+            frames = control => Happened::Arrived("control", frames),
+            Some(news) = self.news.recv() => Happened::News(Some(news)),
+            command = self.commands.recv() => Happened::Command(command),
+            _ = self.exit.wait_for(Option::is_some) => Happened::Exit,
+        }
+    }
+
+    async fn obey(&mut self, command: Command) {
+        match command {
+            Command::Forget { msg_id } => drop(self.waiters.remove(&msg_id)),
+            Command::Send { channel, header, parent, content, waiter } => {
+                if let Some(waiter) = waiter {
+                    self.waiters.insert(header.msg_id.clone(), waiter);
+                }
+                let outgoing = Outgoing { header, parent, content };
+                // Headers are strings; writing them cannot fail.
+                let Ok(frames) = outgoing.into_frames(&self.signer) else { return };
+                let channel = match (channel, &mut self.control) {
+                    (Channel::Control, Some(control)) => control,
+                    // A kernel without control may take it on shell.
+                    (Channel::Shell | Channel::Control, _) => &mut self.shell,
+                    (Channel::Stdin, _) => &mut self.stdin,
+                };
+                if let Err(error) = channel.send(frames).await {
+                    // The waiters learn of it from the process's exit, or from their deadline.
+                    tracing::warn!(%error, "request not sent");
+                }
+            }
+        }
+    }
+
+    fn receive(&mut self, channel: &'static str, frames: Vec<Bytes>) {
+        let message = match Received::parse(frames, &mut self.signer, MESSAGE_BYTES) {
+            Received::Message(message) => message,
+            Received::Odd(odd) => {
+                self.counters.count_odd();
+                tracing::warn!(channel, reason = %odd.reason, "message refused");
+                return;
+            }
+        };
+        if message.msg_type() == "input_request" {
+            return self.ask_input(message);
+        }
+        // Replies are told by their parent, not by channel or type: Julia answers control on shell, R calls the reply
+        // to an aborted `kernel_info_request` `kernel_reply`, tslab answers `comm_info` with `complete_reply`.
+        match self.waiters.remove(message.parent_id()) {
+            Some(Waiter::Reply(reply)) => drop(reply.send(Ok(message))),
+            Some(Waiter::Execution { events, own_outputs }) => {
+                let reply = message.parse_content().unwrap_or_else(|error| {
+                    tracing::warn!(%error, "execute_reply");
+                    content::ExecuteReply { status: content::Status::Error, ..Default::default() }
+                });
+                drop(events.send(Event::Reply(reply)));
+                // Its outputs and `idle` may still come.
+                let msg_id = message.parent_id().to_owned();
+                self.waiters.insert(msg_id, Waiter::Execution { events, own_outputs });
+            }
+            None => tracing::debug!(channel, msg_type = message.msg_type(), "nobody waits for this message"),
+        }
+    }
+
+    /// Some kernels name a stale parent, so an input request that belongs to no known execution goes to the only one
+    /// that runs.
+    fn ask_input(&mut self, message: Message) {
+        let request: content::InputRequest = match message.parse_content() {
+            Ok(request) => request,
+            Err(error) => {
+                self.counters.count_odd();
+                return tracing::warn!(%error, "input_request refused");
+            }
+        };
+        let known = self.waiters.contains_key(message.parent_id());
+        let asked = self.waiters.iter().find_map(|(msg_id, waiter)| match waiter {
+            Waiter::Execution { events, .. } if !known || msg_id == message.parent_id() => Some(events),
+            _ => None,
+        });
+        match asked {
+            Some(events) => drop(events.send(Event::Input { header: message.header, request })),
+            None => tracing::warn!("input_request outside any execution"),
+        }
+    }
+
+    fn route(&mut self, news: News) {
+        let welcome = matches!(news.what, What::Welcome);
+        self.iopub_seen.send_if_modified(|seen| {
+            let before = *seen;
+            *seen = IopubSeen { any: true, welcome: seen.welcome || welcome };
+            *seen != before
+        });
+        let waiter = self.waiters.get(&news.parent_id);
+        match (news.what, waiter) {
+            (What::Output(output), Some(Waiter::Execution { events, own_outputs: true })) => {
+                drop(events.send(Event::Output(output)));
+            }
+            (What::Output(output), _) => drop(self.outputs.send(output)),
+            (What::Idle, Some(Waiter::Execution { events, .. })) => drop(events.send(Event::Idle)),
+            _ => {}
+        }
+    }
+}

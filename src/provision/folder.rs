@@ -1,0 +1,98 @@
+//! A kernel's private folder: 0700, files 0600 and never through a link, gone with its owner.
+
+use std::{
+    fs,
+    io::{self, Write},
+    os::unix::fs::{OpenOptionsExt, PermissionsExt},
+    path::{Path, PathBuf},
+};
+
+use nix::{sys::stat::Mode, unistd::mkfifo};
+use tempfile::TempDir;
+
+use crate::provision::LaunchError;
+
+/// A private folder. Dropping it removes it.
+#[derive(Debug)]
+pub struct Folder {
+    dir: TempDir,
+}
+
+impl Folder {
+    /// FIFO of the `pipe` carrier from shim to host.
+    pub const TO_HOST: &str = "to-host";
+    /// FIFO of the `pipe` carrier from host to shim.
+    pub const TO_PLUGIN: &str = "to-plugin";
+    /// Its existence asks a busy shim to raise `Cancelled`.
+    pub const CANCEL: &str = "cancel";
+
+    /// A new folder under the user's runtime folder.
+    ///
+    /// # Errors
+    ///
+    /// [`LaunchError::Folder`] names the folder it should have been in.
+    pub fn new(host_id: &str) -> Result<Self, LaunchError> {
+        let base = Self::base();
+        let prefix = format!("kernelbridge-{host_id}-");
+        let private = fs::Permissions::from_mode(0o700);
+        match tempfile::Builder::new().prefix(&prefix).permissions(private).tempdir_in(&base) {
+            Ok(dir) => Ok(Self { dir }),
+            Err(source) => Err(LaunchError::Folder { path: base, source }),
+        }
+    }
+
+    /// Where private folders are: `$XDG_RUNTIME_DIR`, or the folder for temporary files.
+    pub fn base() -> PathBuf {
+        let runtime = std::env::var_os("XDG_RUNTIME_DIR").map(PathBuf::from);
+        runtime.filter(|dir| dir.is_absolute() && dir.is_dir()).unwrap_or_else(std::env::temp_dir)
+    }
+
+    /// Its path.
+    pub fn path(&self) -> &Path {
+        self.dir.path()
+    }
+
+    /// Write a new file, readable by its owner only.
+    ///
+    /// # Errors
+    ///
+    /// [`LaunchError::Folder`] with the file's path, also when there is one already.
+    pub fn write(&self, name: &str, bytes: &[u8]) -> Result<(), LaunchError> {
+        let path = self.path().join(name);
+        let write = |path: &Path| -> io::Result<()> {
+            fs::OpenOptions::new().write(true).create_new(true).mode(0o600).open(path)?.write_all(bytes)
+        };
+        write(&path).map_err(|source| LaunchError::Folder { path, source })
+    }
+
+    /// Make a FIFO, for its owner only.
+    ///
+    /// # Errors
+    ///
+    /// [`LaunchError::Folder`] with the FIFO's path.
+    pub fn make_fifo(&self, name: &str) -> Result<(), LaunchError> {
+        let path = self.path().join(name);
+        mkfifo(&path, Mode::S_IRUSR | Mode::S_IWUSR)
+            .map_err(|errno| LaunchError::Folder { path, source: errno.into() })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn nobody_else_can_look_and_nothing_is_left() {
+        let folder = Folder::new("test").expect("a folder");
+        folder.write("secret", b"x").expect("written");
+        folder.make_fifo("fifo").expect("made");
+        let mode = |path: &Path| fs::metadata(path).expect("exists").permissions().mode() & 0o777;
+        assert_eq!(mode(folder.path()), 0o700);
+        assert_eq!(mode(&folder.path().join("secret")), 0o600);
+        assert_eq!(mode(&folder.path().join("fifo")), 0o600);
+        assert!(matches!(folder.write("secret", b"y"), Err(LaunchError::Folder { .. })));
+        let path = folder.path().to_owned();
+        drop(folder);
+        assert!(!path.exists());
+    }
+}

@@ -1,0 +1,133 @@
+//! Gets a process: starts a kernel on this machine, knows when it ends, and ends it with everything it started.
+//!
+//! No policy lives here: no retry, no deadline, no protocol. Whoever starts a kernel decides those.
+//!
+//! # Theory of operation
+//!
+//! A kernel gets a private folder (0700) with its connection file (0600), FIFOs and shim, a session of its own, and two
+//! markers in its environment that all its descendants inherit: `KERNELBRIDGE_DIR`, by which [`Process::kill_tree`]
+//! finds what a wrapper kernel started in other sessions, and `KERNELBRIDGE_HOST`, by which a [guardian] does the same
+//! if this process is killed.
+
+mod folder;
+mod guardian;
+mod ports;
+mod process;
+mod tail;
+
+use std::{collections::BTreeMap, io, path::PathBuf};
+
+use crate::connection::ConnectionInfo;
+
+pub use folder::Folder;
+pub use process::{Exit, Process};
+
+/// What to start.
+#[derive(Debug, Clone, Default)]
+pub struct LaunchSpec {
+    /// Name of the kernelspec.
+    pub kernel_name: String,
+    /// Program and arguments; `{connection_file}` is replaced wherever it occurs.
+    pub argv: Vec<String>,
+    /// Added to the environment.
+    pub env: BTreeMap<String, String>,
+    /// Where it starts; `None`: where we are.
+    pub working_dir: Option<PathBuf>,
+    /// Unix sockets instead of loopback tcp.
+    pub ipc: bool,
+    /// Stack limit in bytes.
+    pub stack_bytes: Option<u64>,
+    /// Files put into its private folder: name and text.
+    pub files: Vec<(String, String)>,
+}
+
+/// A started kernel.
+#[derive(Debug)]
+pub struct Launched {
+    /// Its process.
+    pub process: Process,
+    /// Where it listens.
+    pub connection: ConnectionInfo,
+}
+
+/// Why a kernel could not be started.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum LaunchError {
+    /// The kernelspec's `argv` is empty.
+    #[error("kernelspec `{name}` has an empty `argv`")]
+    NoArgv {
+        /// The kernelspec.
+        name: String,
+    },
+    /// The program is not there or cannot be run.
+    #[error("cannot run `{program}`, the program of kernelspec `{name}`: {source}")]
+    Program {
+        /// The kernelspec.
+        name: String,
+        /// First of its `argv`.
+        program: String,
+        /// Why.
+        source: io::Error,
+    },
+    /// The private folder or something in it could not be made.
+    #[error("cannot make {path}: {source}")]
+    Folder {
+        /// Which file or folder.
+        path: PathBuf,
+        /// Why.
+        source: io::Error,
+    },
+    /// No free port on the loopback interface.
+    #[error("no free port on 127.0.0.1: {0}")]
+    Ports(#[source] io::Error),
+    /// The guardian, which ends kernels if this process is killed, could not be started.
+    #[error("cannot start the guardian `sh`: {0}")]
+    Guardian(#[source] io::Error),
+}
+
+/// Start a kernel on this machine.
+///
+/// Returns as soon as the process exists; it is not ready yet. Dropping the result kills it with all its descendants.
+///
+/// # Errors
+///
+/// [`LaunchError`], with nothing left behind.
+pub async fn launch(spec: &LaunchSpec) -> Result<Launched, LaunchError> {
+    let Some(program) = spec.argv.first() else {
+        return Err(LaunchError::NoArgv { name: spec.kernel_name.clone() });
+    };
+    let guardian = guardian::Guardian::get().map_err(LaunchError::Guardian)?;
+    let folder = Folder::new(guardian.id())?;
+    for (name, text) in &spec.files {
+        folder.write(name, text.as_bytes())?;
+    }
+    folder.make_fifo(Folder::TO_HOST)?;
+    folder.make_fifo(Folder::TO_PLUGIN)?;
+
+    let ports = if spec.ipc { None } else { Some(ports::Ports::hold().map_err(LaunchError::Ports)?) };
+    let [shell_port, iopub_port, stdin_port, control_port, hb_port] =
+        ports.as_ref().map_or([1, 2, 3, 4, 5], ports::Ports::numbers);
+    let connection = ConnectionInfo {
+        transport: if spec.ipc { "ipc" } else { "tcp" }.into(),
+        ip: if spec.ipc { folder.path().join("zmq").to_string_lossy().into_owned() } else { "127.0.0.1".into() },
+        shell_port,
+        iopub_port,
+        stdin_port,
+        control_port,
+        hb_port,
+        signature_scheme: "hmac-sha256".into(),
+        key: uuid::Uuid::new_v4().to_string(),
+        kernel_name: spec.kernel_name.clone(),
+    };
+    let connection_file = folder.path().join("connection.json");
+    let json = serde_json::to_vec_pretty(&connection)
+        .map_err(|error| LaunchError::Folder { path: connection_file.clone(), source: error.into() })?;
+    folder.write("connection.json", &json)?;
+
+    let argv = spec.argv.iter().map(|arg| arg.replace("{connection_file}", &connection_file.to_string_lossy()));
+    let process = Process::spawn(spec, argv.collect(), folder, guardian, ports).await.map_err(|source| {
+        LaunchError::Program { name: spec.kernel_name.clone(), program: program.clone(), source }
+    })?;
+    Ok(Launched { process, connection })
+}

@@ -1,0 +1,238 @@
+//! One kernel's process and everything it starts.
+
+use std::{
+    fs, io,
+    os::unix::process::ExitStatusExt,
+    path::Path,
+    process::{ExitStatus, Stdio},
+    sync::{Arc, OnceLock, mpsc},
+    time::Duration,
+};
+
+use nix::{
+    sys::{
+        prctl,
+        resource::{Resource, setrlimit},
+        signal::{Signal, kill, killpg},
+    },
+    unistd::{Pid, getppid, setsid},
+};
+use tokio::{
+    process::{Child, Command},
+    runtime::Handle,
+    sync::{oneshot, watch},
+    task::JoinHandle,
+    time::timeout,
+};
+
+use crate::provision::{
+    Folder, LaunchSpec,
+    guardian::{Guardian, HOST_MARK},
+    ports::Ports,
+    tail::Tail,
+};
+
+/// Environment variable with the private folder's path; also marks all descendants of one kernel.
+const FOLDER_MARK: &str = "KERNELBRIDGE_DIR";
+/// How long the pipes of an ended process may still deliver.
+const LAST_WORDS: Duration = Duration::from_millis(200);
+
+/// How a process ended.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Exit(pub ExitStatus);
+
+impl std::fmt::Display for Exit {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match (self.0.code(), self.0.signal()) {
+            (Some(code), _) => write!(f, "exit code {code}"),
+            (None, Some(signal)) => match Signal::try_from(signal) {
+                Ok(signal) => write!(f, "signal {signal}"),
+                Err(_) => write!(f, "signal {signal}"),
+            },
+            (None, None) => f.write_str("an unknown status"),
+        }
+    }
+}
+
+/// A kernel's process. Dropping it kills the process with all its descendants and removes its folder.
+#[derive(Debug)]
+pub struct Process {
+    pid: Pid,
+    exit: watch::Receiver<Option<Exit>>,
+    tail: Tail,
+    folder: Folder,
+    waiter: JoinHandle<()>,
+    _guardian: Arc<Guardian>,
+}
+
+impl Process {
+    pub(super) async fn spawn(
+        spec: &LaunchSpec,
+        argv: Vec<String>,
+        folder: Folder,
+        guardian: Arc<Guardian>,
+        ports: Option<Ports>,
+    ) -> io::Result<Self> {
+        let mut command = Command::new(&argv[0]);
+        command.args(&argv[1..]).stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped());
+        command.env_remove("PYTHONEXECUTABLE").envs(&spec.env);
+        command.env("JPY_PARENT_PID", std::process::id().to_string());
+        command.env(HOST_MARK, guardian.id()).env(FOLDER_MARK, folder.path());
+        if let Some(dir) = &spec.working_dir {
+            command.current_dir(dir);
+        }
+        let host = Pid::this();
+        let stack_bytes = spec.stack_bytes;
+        // SAFETY: only system calls that are async-signal-safe, and nothing is allocated between fork and exec.
+        unsafe {
+            command.pre_exec(move || {
+                // A session of its own, as a terminal's Ctrl-C is for the host; not only a group, or `bash -i` breaks.
+                setsid()?;
+                prctl::set_pdeathsig(Signal::SIGKILL)?;
+                if getppid() != host {
+                    return Err(io::Error::from(nix::errno::Errno::ESRCH));
+                }
+                if let Some(bytes) = stack_bytes {
+                    // Where the hard limit is lower, the kernel just nests less deep.
+                    let _ = setrlimit(Resource::RLIMIT_STACK, bytes, bytes);
+                }
+                Ok(())
+            });
+        }
+        let mut child = spawn_from_lasting_thread(command, ports).await?;
+        let pid = Pid::from_raw(child.id().and_then(|id| i32::try_from(id).ok()).unwrap_or_default());
+
+        let tail = Tail::default();
+        let pipes = [
+            child.stdout.take().map(|pipe| tokio::spawn(tail.clone().fill_from(pipe))),
+            child.stderr.take().map(|pipe| tokio::spawn(tail.clone().fill_from(pipe))),
+        ];
+        let (sender, exit) = watch::channel(None);
+        let waiter = tokio::spawn(async move {
+            let status = child.wait().await;
+            for mut pipe in pipes.into_iter().flatten() {
+                // A grandchild may hold the pipe open for ever.
+                if timeout(LAST_WORDS, &mut pipe).await.is_err() {
+                    pipe.abort();
+                }
+            }
+            // `wait` fails only if somebody else reaped the child; it has ended all the same.
+            sender.send_replace(Some(Exit(status.unwrap_or_default())));
+        });
+        Ok(Self { pid, exit, tail, folder, waiter, _guardian: guardian })
+    }
+
+    /// Its process id.
+    pub fn id(&self) -> u32 {
+        self.pid.as_raw().unsigned_abs()
+    }
+
+    /// Becomes `Some` when the process has ended. The authority on death.
+    pub fn exit(&self) -> watch::Receiver<Option<Exit>> {
+        self.exit.clone()
+    }
+
+    /// The last 64 KiB it wrote to its own stdout and stderr.
+    pub fn output_tail(&self) -> Tail {
+        self.tail.clone()
+    }
+
+    /// Its private folder.
+    pub fn folder(&self) -> &Path {
+        self.folder.path()
+    }
+
+    /// Send a signal to the kernel's process group. Returns whether there was one.
+    pub fn signal_group(&self, signal: Signal) -> bool {
+        self.exit.borrow().is_none() && killpg(self.pid, signal).is_ok()
+    }
+
+    /// Send a signal to the descendants of the kernel's process only. Returns whether there was one.
+    pub fn signal_children(&self, signal: Signal) -> bool {
+        let mut sent = false;
+        for pid in self.marked().into_iter().filter(|&pid| pid != self.pid) {
+            sent |= kill(pid, signal).is_ok();
+        }
+        sent
+    }
+
+    /// All its living processes.
+    pub fn tree(&self) -> Vec<u32> {
+        self.marked().into_iter().map(|pid| pid.as_raw().unsigned_abs()).collect()
+    }
+
+    /// Kill the process and every descendant, also those in other sessions, and wait until the process is gone.
+    pub async fn kill_tree(&self) {
+        self.kill_marked();
+        let mut exit = self.exit();
+        // SIGKILL cannot be ignored; the bound is for a process stuck in the system (state D).
+        let _ = timeout(Duration::from_secs(5), exit.wait_for(Option::is_some)).await;
+    }
+
+    fn kill_marked(&self) {
+        if self.exit.borrow().is_none() {
+            let _ = killpg(self.pid, Signal::SIGKILL);
+        }
+        // Several passes, as a process may fork while it is looked for.
+        for _ in 0..5 {
+            let marked = self.marked();
+            if marked.is_empty() {
+                return;
+            }
+            for pid in marked {
+                let _ = kill(pid, Signal::SIGKILL);
+            }
+            std::thread::sleep(Duration::from_millis(1));
+        }
+    }
+
+    /// Living processes with this kernel's folder in their environment. Empty where there is no `/proc`.
+    fn marked(&self) -> Vec<Pid> {
+        let mark = format!("{FOLDER_MARK}={}", self.folder.path().display());
+        let Ok(entries) = fs::read_dir("/proc") else { return Vec::new() };
+        let pids = entries.flatten().filter_map(|entry| entry.file_name().to_str()?.parse().ok());
+        pids.filter(|pid| {
+            // A zombie's environment reads as empty.
+            let environment = fs::read(format!("/proc/{pid}/environ")).unwrap_or_default();
+            environment.split(|&byte| byte == 0).any(|variable| variable == mark.as_bytes())
+        })
+        .map(Pid::from_raw)
+        .collect()
+    }
+}
+
+impl Drop for Process {
+    fn drop(&mut self) {
+        self.kill_marked();
+        self.waiter.abort();
+    }
+}
+
+type Job = (Command, Option<Ports>, Handle, oneshot::Sender<io::Result<Child>>);
+
+/// PR_SET_PDEATHSIG fires when the *thread* that started the child ends, and runtimes end threads at will. So one thread
+/// that lives as long as the program starts all kernels.
+async fn spawn_from_lasting_thread(command: Command, ports: Option<Ports>) -> io::Result<Child> {
+    static SPAWNER: OnceLock<mpsc::Sender<Job>> = OnceLock::new();
+    let spawner = SPAWNER.get_or_init(|| {
+        let (sender, jobs) = mpsc::channel::<Job>();
+        let work = move || {
+            for (mut command, ports, runtime, reply) in jobs {
+                let _runtime = runtime.enter();
+                // Nobody can take the ports between here and the kernel's own bind, but for the milliseconds of exec.
+                if let Some(ports) = ports {
+                    ports.release();
+                }
+                // If the asker is gone, the child is dropped, and killed by PDEATHSIG at the latest.
+                let _ = reply.send(command.kill_on_drop(true).spawn());
+            }
+        };
+        // If the thread cannot be started, the sends below fail.
+        let _ = std::thread::Builder::new().name("kernelbridge-spawner".into()).spawn(work);
+        sender
+    });
+    let gone = || io::Error::other("the thread that starts kernels is gone");
+    let (reply, answer) = oneshot::channel();
+    spawner.send((command, ports, Handle::current(), reply)).map_err(|_| gone())?;
+    answer.await.map_err(|_| gone())?
+}

@@ -1,0 +1,48 @@
+//! The last output of a process, bounded.
+
+use std::{
+    collections::VecDeque,
+    sync::{Arc, Mutex, PoisonError},
+};
+
+use tokio::io::{AsyncRead, AsyncReadExt};
+
+/// How much is kept.
+const KEPT_BYTES: usize = 64 * 1024;
+
+/// The last 64 KiB that a process wrote to its own stdout and stderr.
+#[derive(Debug, Clone, Default)]
+pub struct Tail(Arc<Mutex<VecDeque<u8>>>);
+
+impl Tail {
+    /// Read until the end. Never blocks the process, whatever it writes.
+    pub async fn fill_from(self, mut pipe: impl AsyncRead + Unpin) {
+        let mut buffer = [0; 4096];
+        while let Ok(size @ 1..) = pipe.read(&mut buffer).await {
+            let mut kept = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+            kept.extend(&buffer[..size]);
+            let excess = kept.len().saturating_sub(KEPT_BYTES);
+            kept.drain(..excess);
+        }
+    }
+
+    /// What is kept, as text.
+    pub fn text(&self) -> String {
+        let mut kept = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        String::from_utf8_lossy(kept.make_contiguous()).trim_end().to_owned()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test]
+    async fn only_the_end_is_kept() {
+        let tail = Tail::default();
+        let text = "x".repeat(KEPT_BYTES) + "the end\n";
+        tail.clone().fill_from(text.as_bytes()).await;
+        assert_eq!(tail.text().len(), KEPT_BYTES - 1);
+        assert!(tail.text().ends_with("xthe end"));
+    }
+}
