@@ -5,6 +5,7 @@ pub mod channels;
 pub mod client;
 pub mod connection;
 pub mod language;
+pub mod plugin;
 pub mod provision;
 pub mod rpc;
 pub mod wire;

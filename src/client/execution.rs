@@ -95,16 +95,16 @@ impl Execution {
         }
     }
 
-    /// Answer an input request.
+    /// Answer an input request. Cancel safe: either it is answered or nothing happened.
     ///
     /// # Errors
     ///
     /// [`ClientError::Closed`] when the client is gone.
-    pub async fn reply_input(&self, input: Input, value: &str) -> Result<(), ClientError> {
+    pub async fn reply_input(&self, input: &Input, value: &str) -> Result<(), ClientError> {
         let content: Bytes = serde_json::to_vec(&content::InputReply { value })?.into();
         let header = self.ids.header("input_reply");
         let command =
-            Command::Send { channel: Channel::Stdin, header, parent: Some(input.header), content, waiter: None };
+            Command::Send { channel: Channel::Stdin, header, parent: Some(input.header.clone()), content, waiter: None };
         self.commands.send(command).await.map_err(|_| ClientError::Closed)
     }
 
@@ -121,7 +121,7 @@ impl Execution {
             match timeout_at(until, self.next()).await {
                 Ok(ExecutionEvent::Output(output)) => outputs.push(output),
                 // An empty line, as at the end of a file: no kernel takes an error as an answer.
-                Ok(ExecutionEvent::Input(input)) => self.reply_input(input, "").await?,
+                Ok(ExecutionEvent::Input(input)) => self.reply_input(&input, "").await?,
                 Ok(ExecutionEvent::Reply(answer)) => {
                     reply = Some(answer);
                     until = Instant::now() + IDLE;

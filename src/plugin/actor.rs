@@ -1,0 +1,605 @@
+//! The task that owns a plugin's kernel: turns, the stack of requests and calls, deadlines.
+
+use std::{
+    collections::VecDeque,
+    pin::Pin,
+    sync::{Arc, PoisonError},
+    time::{Duration, Instant},
+};
+
+use futures_util::{
+    StreamExt,
+    future::{AbortHandle, Abortable, Aborted},
+    stream::FuturesUnordered,
+};
+use serde_json::value::RawValue;
+use tokio::{
+    sync::{mpsc, oneshot},
+    time::Sleep,
+};
+
+use crate::{
+    chain::Chain,
+    client::{ClientError, KernelClient},
+    language::Turn as TurnCode,
+    plugin::{
+        Answer, Carrier, Emission, HostCalls, Job, Mail, PluginNews, SharedGraph, gone,
+        turn::{Turn, TurnError, TurnEvent},
+    },
+    rpc::{self, ErrorKind, Inbound, Plea, RpcError},
+    wire::content::{ExecuteReply, ExecuteRequest},
+};
+
+/// How long a shim may take from the turn's `execute_request` to `ready`.
+const READY: Duration = Duration::from_secs(20);
+/// How long an interpreter may take from `end` to the turn's reply.
+const END: Duration = Duration::from_secs(10);
+/// How long a handler may take to unwind after its pending call was answered with an error.
+const UNWIND: Duration = Duration::from_millis(500);
+/// How long a handler may take to unwind after it was interrupted.
+const INTERRUPTED: Duration = Duration::from_secs(3);
+/// How many jobs may wait in the actor beside those in its inbox.
+const QUEUED: usize = 1024;
+
+/// Owns one kernel.
+pub(super) struct Actor {
+    pub name: Arc<str>,
+    pub client: KernelClient,
+    pub code: TurnCode,
+    pub carrier: Carrier,
+    pub is_async: bool,
+    pub limit_bytes: usize,
+    pub host: Arc<dyn HostCalls>,
+    pub graph: SharedGraph,
+    pub inbox: mpsc::Receiver<Mail>,
+    pub state: State,
+}
+
+/// What changes while it runs.
+#[derive(Default)]
+pub(super) struct State {
+    turn: Option<OpenTurn>,
+    queued: VecDeque<Queued>,
+    stack: Vec<Frame>,
+    calls: FuturesUnordered<Pin<Box<dyn Future<Output = (u64, CallOutcome)> + Send>>>,
+    next_id: u64,
+    next_token: u64,
+    /// Why the kernel is gone.
+    dead: Option<RpcError>,
+    stop: Option<(Duration, oneshot::Sender<()>)>,
+}
+
+type CallOutcome = Result<Result<Box<RawValue>, RpcError>, Aborted>;
+
+struct Queued {
+    job: Job,
+    /// Told to the graph as waiting.
+    told: bool,
+}
+
+struct OpenTurn {
+    turn: Turn,
+    phase: Phase,
+    opened_at: Instant,
+}
+
+#[derive(Clone, Copy, PartialEq)]
+enum Phase {
+    Opening,
+    /// Nothing to do since then, if so.
+    Ready {
+        idle_since: Option<Instant>,
+    },
+    Ending {
+        since: Instant,
+    },
+}
+
+/// What is on the plugin's stack, youngest last.
+enum Frame {
+    /// The plugin serves a request of ours.
+    Serving { id: u64, chain: Chain, deadline: Instant, reply: Option<oneshot::Sender<Result<Box<RawValue>, RpcError>>>, fate: Fate },
+    /// The plugin waits for us.
+    Waiting { id: u64, token: u64, abort: AbortHandle, answer: Option<Result<Box<RawValue>, RpcError>> },
+}
+
+/// How far a request has been given up.
+#[derive(Clone, Copy, PartialEq)]
+enum Fate {
+    Running,
+    /// Its pending call was answered with an error; then it is interrupted.
+    Unwinding { until: Instant },
+    /// It was interrupted; then the kernel is killed.
+    Interrupted { until: Instant },
+}
+
+enum Happened {
+    Mail(Option<Mail>),
+    Turn(TurnEvent),
+    Answered(u64, CallOutcome),
+    Timer,
+    Exit,
+}
+
+impl Actor {
+    pub async fn run(mut self) {
+        let mut timer = Box::pin(tokio::time::sleep(Duration::from_secs(3600)));
+        let mut exit = self.client.exit();
+        loop {
+            self.advance().await;
+            if self.state.stop.is_some() && self.state.turn.is_none() && self.state.stack.is_empty() {
+                break;
+            }
+            self.arm(&mut timer);
+            let state = &mut self.state;
+            let turn = async {
+                match &mut state.turn {
+                    Some(open) => open.turn.next().await,
+                    None => std::future::pending().await,
+                }
+            };
+            let happened = tokio::select! {
+                event = turn => Happened::Turn(event),
+                Some((token, outcome)) = state.calls.next() => Happened::Answered(token, outcome),
+                mail = self.inbox.recv(), if state.queued.len() < QUEUED => Happened::Mail(mail),
+                () = &mut timer => Happened::Timer,
+                _ = exit.wait_for(Option::is_some), if state.dead.is_none() => Happened::Exit,
+            };
+            match happened {
+                Happened::Mail(Some(Mail::Job(job))) => self.state.queued.push_back(Queued { job, told: false }),
+                Happened::Mail(Some(Mail::UseCarrier { carrier, is_async })) => {
+                    (self.carrier, self.is_async) = (carrier, is_async);
+                    self.end_turn();
+                }
+                Happened::Mail(Some(Mail::Stop { grace, done })) => self.state.stop = Some((grace, done)),
+                // The handle is gone, and with it anyone who could wait.
+                Happened::Mail(None) => break,
+                Happened::Turn(TurnEvent::Message(message)) => self.receive(message),
+                Happened::Turn(TurnEvent::Keyboard(input)) => self.refuse_keyboard(&input).await,
+                Happened::Turn(TurnEvent::Ended(reply)) => self.turn_ended(&reply),
+                Happened::Turn(TurnEvent::Failed(error)) => self.turn_failed(error).await,
+                Happened::Answered(token, outcome) => self.answered(token, outcome),
+                Happened::Timer => self.expire().await,
+                Happened::Exit => self.exited(),
+            }
+        }
+        let (grace, done) = match self.state.stop.take() {
+            Some((grace, done)) => (grace, Some(done)),
+            None => (Duration::ZERO, None),
+        };
+        self.client.shutdown(grace).await;
+        if let Some(done) = done {
+            // Whoever asked may have given up.
+            let _ = done.send(());
+        }
+    }
+
+    /// Do all that can be done now.
+    async fn advance(&mut self) {
+        if let Some(error) = &self.state.dead {
+            for Queued { job, told } in self.state.queued.drain(..) {
+                if told {
+                    self.graph.lock().unwrap_or_else(PoisonError::into_inner).stop_waiting(job.chain.id, &self.name);
+                }
+                drop(job.reply.send(Err(error.clone())));
+            }
+            return;
+        }
+        self.answer_top();
+        while let Some(index) = self.startable() {
+            if !self.is_ready() {
+                break;
+            }
+            self.start(index);
+        }
+        let waiting = !self.state.queued.is_empty();
+        match &mut self.state.turn {
+            None if waiting => self.open_turn().await,
+            None => {}
+            Some(open) => {
+                if let Phase::Ready { idle_since } = &mut open.phase {
+                    if self.state.stack.is_empty() {
+                        let since = *idle_since.get_or_insert_with(Instant::now);
+                        if since.elapsed() >= self.code.linger() || self.state.stop.is_some() {
+                            self.end_turn();
+                        }
+                    } else {
+                        *idle_since = None;
+                    }
+                }
+            }
+        }
+    }
+
+    fn is_ready(&mut self) -> bool {
+        let Some(open) = &self.state.turn else { return false };
+        if !matches!(open.phase, Phase::Ready { .. }) {
+            return false;
+        }
+        // After a bounded time the interpreter's own event loop gets a chance.
+        if self.state.stack.is_empty() && open.opened_at.elapsed() > self.code.max() {
+            self.end_turn();
+            return false;
+        }
+        true
+    }
+
+    /// Index of the first queued job that may start now.
+    fn startable(&mut self) -> Option<usize> {
+        self.state.queued.retain(|queued| {
+            let wanted = !queued.job.reply.is_closed();
+            if !wanted && queued.told {
+                let mut graph = self.graph.lock().unwrap_or_else(PoisonError::into_inner);
+                graph.stop_waiting(queued.job.chain.id, &self.name);
+            }
+            wanted
+        });
+        match self.state.stack.last() {
+            None => (!self.state.queued.is_empty()).then_some(0),
+            Some(Frame::Waiting { answer: None, .. }) => {
+                let mut graph = self.graph.lock().unwrap_or_else(PoisonError::into_inner);
+                self.state.queued.iter_mut().position(|queued| {
+                    let chain = queued.job.chain.id;
+                    if graph.would_wait_for_itself(chain, &self.name).is_some() {
+                        return true;
+                    }
+                    if !queued.told {
+                        queued.told = true;
+                        graph.wait(chain, &self.name);
+                    }
+                    false
+                })
+            }
+            Some(_) => {
+                let mut graph = self.graph.lock().unwrap_or_else(PoisonError::into_inner);
+                for queued in self.state.queued.iter_mut().filter(|queued| !queued.told) {
+                    queued.told = true;
+                    graph.wait(queued.job.chain.id, &self.name);
+                }
+                None
+            }
+        }
+    }
+
+    fn start(&mut self, index: usize) {
+        let Some(Queued { job, told }) = self.state.queued.remove(index) else { return };
+        {
+            let mut graph = self.graph.lock().unwrap_or_else(PoisonError::into_inner);
+            if told {
+                graph.stop_waiting(job.chain.id, &self.name);
+            }
+            graph.push(&self.name, job.chain.id);
+        }
+        self.state.next_id += 1;
+        let id = self.state.next_id;
+        let message = rpc::request(id, job.method, &job.params);
+        let reply = Some(job.reply);
+        let frame = Frame::Serving { id, chain: job.chain, deadline: job.deadline, reply, fate: Fate::Running };
+        self.state.stack.push(frame);
+        self.send(message);
+    }
+
+    fn send(&mut self, message: String) {
+        let Some(open) = &mut self.state.turn else { return };
+        if let Phase::Ready { idle_since } = &mut open.phase {
+            *idle_since = None;
+        }
+        if let Err(error) = open.turn.send(message) {
+            // The turn itself reports it next.
+            tracing::warn!(plugin = &*self.name, %error, "message not sent");
+        }
+    }
+
+    async fn open_turn(&mut self) {
+        let code = match (self.carrier, self.is_async) {
+            (Carrier::Pipe, true) => self.code.pipe_async.as_ref().or(self.code.pipe.as_ref()),
+            (Carrier::Pipe, false) => self.code.pipe.as_ref(),
+            (Carrier::Jupyter, true) => self.code.jupyter_async.as_ref().or(self.code.jupyter.as_ref()),
+            (Carrier::Jupyter, false) => self.code.jupyter.as_ref(),
+        };
+        let opened = async {
+            let prepared = Turn::prepare(self.carrier, self.client.folder(), self.limit_bytes)?;
+            let request = ExecuteRequest {
+                silent: self.code.silent,
+                allow_stdin: self.carrier == Carrier::Jupyter,
+                ..ExecuteRequest::new(code.cloned().unwrap_or_default())
+            };
+            Ok::<_, TurnError>(prepared.open(self.client.execute_turn(&request).await?))
+        };
+        match opened.await {
+            Ok(turn) => {
+                self.state.turn = Some(OpenTurn { turn, phase: Phase::Opening, opened_at: Instant::now() });
+            }
+            Err(error) => self.turn_failed(error).await,
+        }
+    }
+
+    fn end_turn(&mut self) {
+        if let Some(open) = &mut self.state.turn
+            && matches!(open.phase, Phase::Ready { .. })
+            && self.state.stack.is_empty()
+        {
+            open.phase = Phase::Ending { since: Instant::now() };
+            // If it cannot be sent, the turn reports it next.
+            let _ = open.turn.send(rpc::notification("end"));
+        }
+    }
+
+    fn receive(&mut self, message: Inbound) {
+        match message {
+            Inbound::Ready => {
+                if let Some(open) = &mut self.state.turn
+                    && open.phase == Phase::Opening
+                {
+                    open.phase = Phase::Ready { idle_since: None };
+                }
+            }
+            Inbound::Response { id, result } => self.finished(id, result),
+            Inbound::Request { id, plea } => self.asked(id, plea),
+            Inbound::Log { level, message, fields } => {
+                self.host.news(&self.name, PluginNews::Log { level, message, fields });
+            }
+            Inbound::Progress { done, total, message } => {
+                self.host.news(&self.name, PluginNews::Progress { done, total, message });
+            }
+            Inbound::Bad { reason } => self.host.news(&self.name, PluginNews::Odd { reason }),
+        }
+    }
+
+    /// The plugin answered a request of ours; only that on top of its stack can be.
+    fn finished(&mut self, answered: u64, result: Result<Box<RawValue>, RpcError>) {
+        match self.state.stack.last() {
+            Some(Frame::Serving { id, .. }) if *id == answered => {}
+            _ => {
+                let reason = format!("a response to request {answered}, which it does not serve");
+                return self.host.news(&self.name, PluginNews::Odd { reason });
+            }
+        }
+        let Some(Frame::Serving { reply, fate, .. }) = self.state.stack.pop() else { return };
+        self.graph.lock().unwrap_or_else(PoisonError::into_inner).pop(&self.name);
+        if fate != Fate::Running {
+            self.client.clear_cancel();
+        }
+        if let Some(reply) = reply {
+            drop(reply.send(result.map_err(|error| error.in_plugin(&self.name))));
+        }
+    }
+
+    /// The plugin asks something of the host.
+    fn asked(&mut self, id: u64, plea: Result<Plea, RpcError>) {
+        let chain = match self.state.stack.last() {
+            Some(Frame::Serving { chain, deadline, .. }) => Chain { deadline: chain.deadline.min(*deadline), ..chain.clone() },
+            Some(Frame::Waiting { .. }) => {
+                let reason = format!("request {id} while it waits for another");
+                return self.host.news(&self.name, PluginNews::Odd { reason });
+            }
+            None => {
+                let error = RpcError::new(ErrorKind::Cancelled, "no handler is running; calls belong inside one");
+                return self.send(rpc::response(id, &Err(error)));
+            }
+        };
+        let answer: Answer<Box<RawValue>> = match plea {
+            Ok(Plea::Call { name, args }) => self.host.call(&self.name, chain, name, args),
+            Ok(Plea::Emit { topic, data, key }) => {
+                let accepted = self.host.emit(&self.name, chain, Emission { topic, data, key });
+                Box::pin(async { accepted.await.map(|()| rpc::null()) })
+            }
+            Err(error) => Box::pin(std::future::ready(Err(error))),
+        };
+        self.state.next_token += 1;
+        let token = self.state.next_token;
+        let (abort, registration) = AbortHandle::new_pair();
+        let answer = Abortable::new(answer, registration);
+        self.state.calls.push(Box::pin(async move { (token, answer.await) }));
+        self.state.stack.push(Frame::Waiting { id, token, abort, answer: None });
+    }
+
+    fn answered(&mut self, answered: u64, outcome: CallOutcome) {
+        // An aborted call was answered before.
+        let Ok(result) = outcome else { return };
+        for frame in &mut self.state.stack {
+            if let Frame::Waiting { token, answer, .. } = frame
+                && *token == answered
+            {
+                answer.get_or_insert(result);
+                return;
+            }
+        }
+    }
+
+    /// Answers go out last in, first out: only that to the youngest call.
+    fn answer_top(&mut self) {
+        if let Some(Frame::Waiting { id, answer: answer @ Some(_), .. }) = self.state.stack.last_mut()
+            && let (id, Some(result)) = (*id, answer.take())
+        {
+            self.state.stack.pop();
+            self.send(rpc::response(id, &result.map(rpc::one_line)));
+        }
+    }
+
+    async fn refuse_keyboard(&mut self, input: &crate::client::Input) {
+        let reason = format!("asked the keyboard behind the shim's back (`{}`); answered with an empty line", input.prompt);
+        self.host.news(&self.name, PluginNews::Odd { reason });
+        if let Some(open) = &self.state.turn {
+            // A turn that cannot be answered reports it next.
+            let _ = open.turn.answer_keyboard(input, "").await;
+        }
+    }
+
+    /// The turn's reply came.
+    fn turn_ended(&mut self, reply: &ExecuteReply) {
+        let Some(open) = self.state.turn.take() else { return };
+        self.client.clear_cancel();
+        match open.phase {
+            Phase::Ending { .. } => {}
+            Phase::Opening => {
+                let why = format!("carrier `{}` did not open: {} {}", self.carrier, reply.ename, reply.evalue);
+                self.fail_first(RpcError::new(ErrorKind::Host, why.trim_end()));
+            }
+            Phase::Ready { .. } => {
+                let what = if reply.ename.is_empty() { String::new() } else { format!(" by {} {}", reply.ename, reply.evalue) };
+                self.unwind(&RpcError::new(ErrorKind::Cancelled, format!("the turn was ended{what}")));
+            }
+        }
+    }
+
+    async fn turn_failed(&mut self, error: TurnError) {
+        match error {
+            TurnError::Client(error @ (ClientError::Gone { .. } | ClientError::Closed)) => self.die(gone(&error)),
+            // Neither the stream of a pipe nor an interpreter behind a wrapper can be mended.
+            error => {
+                self.client.process().kill_tree().await;
+                self.die(RpcError::new(ErrorKind::Gone, error.to_string()));
+            }
+        }
+    }
+
+    fn exited(&mut self) {
+        // A turn reports the exit itself, after what was still on its way.
+        if self.state.turn.is_none() {
+            let exit = *self.client.exit().borrow();
+            let output_tail = self.client.process().output_tail().text();
+            let error = match exit {
+                Some(exit) => ClientError::Gone { exit, output_tail },
+                None => ClientError::Closed,
+            };
+            self.die(gone(&error));
+        }
+    }
+
+    fn die(&mut self, error: RpcError) {
+        let error = error.in_plugin(&self.name);
+        self.state.turn = None;
+        self.unwind(&error);
+        self.host.news(&self.name, PluginNews::Gone { reason: error.message.clone() });
+        self.state.dead = Some(error);
+    }
+
+    /// Everything on the stack ends with `error`.
+    fn unwind(&mut self, error: &RpcError) {
+        let mut graph = self.graph.lock().unwrap_or_else(PoisonError::into_inner);
+        for frame in self.state.stack.drain(..) {
+            match frame {
+                Frame::Serving { reply, .. } => {
+                    graph.pop(&self.name);
+                    if let Some(reply) = reply {
+                        drop(reply.send(Err(error.clone().in_plugin(&self.name))));
+                    }
+                }
+                Frame::Waiting { abort, .. } => abort.abort(),
+            }
+        }
+    }
+
+    fn fail_first(&mut self, error: RpcError) {
+        if let Some(Queued { job, told }) = self.state.queued.pop_front() {
+            if told {
+                self.graph.lock().unwrap_or_else(PoisonError::into_inner).stop_waiting(job.chain.id, &self.name);
+            }
+            drop(job.reply.send(Err(error.in_plugin(&self.name))));
+        }
+    }
+
+    /// When [`Actor::expire`] has something to do next.
+    fn next_deadline(&self) -> Option<Instant> {
+        let frames = self.state.stack.iter().filter_map(|frame| match frame {
+            Frame::Serving { deadline, fate: Fate::Running, .. } => Some(*deadline),
+            Frame::Serving { fate: Fate::Unwinding { until } | Fate::Interrupted { until }, .. } => Some(*until),
+            Frame::Waiting { .. } => None,
+        });
+        let queued = self.state.queued.iter().map(|queued| queued.job.deadline);
+        let turn = self.state.turn.as_ref().and_then(|open| match open.phase {
+            Phase::Opening => Some(open.opened_at + READY),
+            Phase::Ready { idle_since } => idle_since.map(|since| since + self.code.linger()),
+            Phase::Ending { since } => Some(since + END),
+        });
+        frames.chain(queued).chain(turn).min()
+    }
+
+    /// A timer that fires too early costs little; setting one for each event would cost more.
+    fn arm(&self, timer: &mut Pin<Box<Sleep>>) {
+        if let Some(deadline) = self.next_deadline() {
+            let deadline = tokio::time::Instant::from_std(deadline);
+            if deadline < timer.deadline() || timer.is_elapsed() {
+                timer.as_mut().reset(deadline);
+            }
+        } else if timer.is_elapsed() {
+            timer.as_mut().reset(tokio::time::Instant::now() + Duration::from_secs(3600));
+        }
+    }
+
+    async fn expire(&mut self) {
+        let now = Instant::now();
+        self.expire_queued(now);
+        let stuck = match self.state.turn.as_ref().map(|open| (open.phase, open.opened_at)) {
+            Some((Phase::Opening, opened_at)) if now >= opened_at + READY => Some("did not become ready"),
+            Some((Phase::Ending { since }, _)) if now >= since + END => Some("did not end its turn"),
+            _ => None,
+        };
+        if let Some(what) = stuck {
+            return self.kill(format!("the shim {what} in time")).await;
+        }
+        for index in 0..self.state.stack.len() {
+            if self.expire_frame(index, now).await {
+                return;
+            }
+        }
+    }
+
+    fn expire_queued(&mut self, now: Instant) {
+        let name = self.name.clone();
+        let mut index = 0;
+        while let Some(queued) = self.state.queued.get(index) {
+            if queued.job.deadline > now {
+                index += 1;
+                continue;
+            }
+            let Some(Queued { job, told }) = self.state.queued.remove(index) else { return };
+            if told {
+                self.graph.lock().unwrap_or_else(PoisonError::into_inner).stop_waiting(job.chain.id, &name);
+            }
+            let error = RpcError::new(ErrorKind::Timeout, "its deadline passed while it waited for the plugin");
+            drop(job.reply.send(Err(error.in_plugin(&name))));
+        }
+    }
+
+    /// Give up a request step by step: its caller gets the error at once; the handler is first told through its pending
+    /// call, then interrupted, then killed. Returns true when the kernel is gone.
+    async fn expire_frame(&mut self, index: usize, now: Instant) -> bool {
+        let is_top = index + 1 == self.state.stack.len();
+        let Some(Frame::Serving { deadline, reply, fate, chain, .. }) = self.state.stack.get_mut(index) else {
+            return false;
+        };
+        let error = RpcError::new(ErrorKind::Timeout, format!("deadline of {} passed", chain.path.join(" > ")));
+        match *fate {
+            Fate::Running if now >= *deadline => {
+                if let Some(reply) = reply.take() {
+                    drop(reply.send(Err(error.clone().in_plugin(&self.name))));
+                }
+                *fate = Fate::Unwinding { until: now + if is_top { Duration::ZERO } else { UNWIND } };
+                if let Some(Frame::Waiting { abort, answer, .. }) = self.state.stack.get_mut(index + 1) {
+                    abort.abort();
+                    answer.get_or_insert(Err(error));
+                }
+                false
+            }
+            Fate::Unwinding { until } if now >= until => {
+                *fate = Fate::Interrupted { until: now + INTERRUPTED };
+                if let Err(error) = self.client.interrupt().await {
+                    tracing::warn!(plugin = &*self.name, %error, "interrupt");
+                }
+                false
+            }
+            Fate::Interrupted { until } if now >= until => {
+                self.kill("a handler past its deadline did not react to an interrupt".into()).await;
+                true
+            }
+            _ => false,
+        }
+    }
+
+    async fn kill(&mut self, reason: String) {
+        self.client.process().kill_tree().await;
+        self.die(RpcError::new(ErrorKind::Gone, format!("{reason}; the kernel was killed")));
+    }
+}

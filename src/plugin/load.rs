@@ -1,0 +1,294 @@
+//! Loading a plugin: kernel, shim, carrier, author's source.
+
+use std::{
+    collections::BTreeMap,
+    path::PathBuf,
+    sync::Arc,
+    time::{Duration, Instant},
+};
+
+use serde::de::DeserializeOwned;
+use serde_json::{Map, Value, value::RawValue};
+use tokio::sync::mpsc;
+
+use crate::{
+    chain::Chain,
+    client::{ClientError, Executed, KernelClient, LaunchOptions, Output},
+    language::{Interrupt, Language},
+    plugin::{
+        About, Carrier, HostCalls, Mail, Plugin, PluginNews, SharedGraph,
+        actor::{Actor, State},
+        template::{Template, TemplateActor},
+    },
+    provision::LaunchSpec,
+    rpc::{self, Cell, Initialize, InitializeResult, Load, LoadResult, PluginId, RpcError},
+    wire::content::{ExecuteRequest, Status},
+};
+
+/// How many requests may wait in a plugin's inbox.
+const INBOX: usize = 64;
+/// Largest message from a shim, unless the language has a lower limit.
+const MESSAGE_BYTES: usize = 256 * 1024 * 1024;
+
+/// A kernel to run plugins in: an installed kernelspec and what is known of its language.
+#[derive(Debug, Clone)]
+pub struct Runtime {
+    /// Name of the kernelspec.
+    pub kernelspec: String,
+    /// Its `argv`, with everything but `{connection_file}` expanded.
+    pub argv: Vec<String>,
+    /// Its `env`, expanded.
+    pub env: BTreeMap<String, String>,
+    /// How `kernel.json` says that it is interrupted.
+    pub interrupt: Interrupt,
+    /// The language folder; `None`: basic level.
+    pub language: Option<Arc<Language>>,
+    /// Text of the language's shim.
+    pub shim: Option<Arc<str>>,
+}
+
+/// What is loaded into a kernel.
+#[derive(Debug, Clone)]
+pub struct PluginSource {
+    /// Name in the manifest.
+    pub name: String,
+    /// Version in the manifest.
+    pub version: String,
+    /// The entry file, for tracebacks and imports next to it.
+    pub path: Option<PathBuf>,
+    /// Source, cell by cell.
+    pub cells: Vec<Cell>,
+    /// `[config]`.
+    pub config: Map<String, Value>,
+    /// How long it may take until it is loaded.
+    pub startup: Duration,
+    /// A carrier that must be used; `None`: the first that works.
+    pub carrier: Option<Carrier>,
+    /// For a plugin at the basic level: code to execute for events and calls.
+    pub template: Option<Template>,
+}
+
+/// Why a plugin could not be loaded.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum LoadError {
+    /// The kernel could not be started.
+    #[error(transparent)]
+    Client(#[from] ClientError),
+    /// The kernel has no shim and the plugin no template.
+    #[error(
+        "kernelspec `{kernelspec}` has no language folder and so no shim; a plugin for it needs a `[template]` in its \
+         manifest"
+    )]
+    NoShim {
+        /// The kernelspec.
+        kernelspec: String,
+    },
+    /// The kernel did not take the shim.
+    #[error("kernelspec `{kernelspec}` does not run the shim: {reason}")]
+    Shim {
+        /// The kernelspec.
+        kernelspec: String,
+        /// What it said.
+        reason: String,
+    },
+    /// No carrier works.
+    #[error("no carrier works with kernelspec `{kernelspec}`: {}", list(tried))]
+    NoCarrier {
+        /// The kernelspec.
+        kernelspec: String,
+        /// What was tried and what came of it.
+        tried: Vec<(Carrier, RpcError)>,
+    },
+    /// The shim speaks another version of the protocol.
+    #[error("the shim speaks version `{found}` of the plugin protocol, not `{expected}`", expected = rpc::VERSION)]
+    Version {
+        /// What it speaks.
+        found: String,
+    },
+    /// The author's source raised, or has a syntax error.
+    #[error("{}", .0.report())]
+    Raised(RpcError),
+}
+
+fn list(tried: &[(Carrier, RpcError)]) -> String {
+    if tried.is_empty() {
+        return "the language has none of those allowed".into();
+    }
+    tried.iter().map(|(carrier, error)| format!("{carrier}: {}", error.message)).collect::<Vec<_>>().join("; ")
+}
+
+impl Plugin {
+    /// Start a kernel and load a plugin into it.
+    ///
+    /// Dropping the future kills the kernel.
+    ///
+    /// # Errors
+    ///
+    /// [`LoadError`], with the kernel gone.
+    pub async fn load(
+        runtime: &Runtime,
+        source: &PluginSource,
+        host: Arc<dyn HostCalls>,
+        graph: SharedGraph,
+    ) -> Result<Self, LoadError> {
+        let began = Instant::now();
+        let deadline = began + source.startup;
+        let mut client = KernelClient::launch(launch_options(runtime, source)).await?;
+        let outputs = client.take_outputs();
+        let name: Arc<str> = source.name.as_str().into();
+        let about = About {
+            language: runtime.language.as_ref().map_or_else(|| "other".into(), |language| language.name.clone()),
+            interpreter: format!("{} {}", client.info().implementation, client.info().implementation_version),
+            kernelspec: runtime.kernelspec.clone(),
+            carrier: None,
+            startup_ms: 0,
+            process_id: client.process().id(),
+        };
+        let (inbox, mail) = mpsc::channel(INBOX);
+        let mut plugin = Self { name: name.clone(), handlers: Vec::new(), about, inbox, tasks: Vec::new() };
+        if let Some(mut outputs) = outputs {
+            let (host, name) = (host.clone(), name.clone());
+            plugin.tasks.push(tokio::spawn(async move {
+                while let Some(output) = outputs.next().await {
+                    host.news(&name, PluginNews::Output(output));
+                }
+            }));
+        }
+        match (&source.template, &runtime.language, &runtime.shim) {
+            (Some(template), _, _) => {
+                for cell in &source.cells {
+                    execute(&client, runtime, &cell.source, deadline).await?;
+                }
+                plugin.handlers = template.handlers();
+                let actor = TemplateActor { name, client, template: template.clone(), inbox: mail };
+                plugin.tasks.insert(0, tokio::spawn(actor.run()));
+            }
+            (None, Some(language), Some(shim)) => {
+                let bootstrap = language.shim.as_ref().and_then(|shim| shim.bootstrap.as_deref()).unwrap_or(shim);
+                execute(&client, runtime, bootstrap, deadline).await?;
+                let limit_bytes = MESSAGE_BYTES;
+                let code = language.turn.clone();
+                let (carrier, is_async, state) = (Carrier::Pipe, false, State::default());
+                let actor =
+                    Actor { name, client, code, carrier, is_async, limit_bytes, host, graph, inbox: mail, state };
+                plugin.tasks.insert(0, tokio::spawn(actor.run()));
+                plugin.initialize(runtime, language, source, deadline).await?;
+            }
+            _ => return Err(LoadError::NoShim { kernelspec: runtime.kernelspec.clone() }),
+        }
+        plugin.about.startup_ms = u64::try_from(began.elapsed().as_millis()).unwrap_or(u64::MAX);
+        Ok(plugin)
+    }
+
+    /// Find a carrier that works, then send the source.
+    async fn initialize(
+        &mut self,
+        runtime: &Runtime,
+        language: &Language,
+        source: &PluginSource,
+        deadline: Instant,
+    ) -> Result<(), LoadError> {
+        let turn = &language.turn;
+        let offered = [(Carrier::Pipe, turn.pipe.is_some()), (Carrier::Jupyter, turn.jupyter.is_some())];
+        let mut tried = Vec::new();
+        for (carrier, exists) in offered {
+            if !exists || source.carrier.is_some_and(|forced| forced != carrier) {
+                continue;
+            }
+            self.tell(Mail::UseCarrier { carrier, is_async: false }).await;
+            let initialize = Initialize {
+                bridge: rpc::VERSION,
+                carrier: carrier.name(),
+                plugin: PluginId { name: &source.name, version: &source.version },
+                features: &[],
+                config: &source.config,
+            };
+            match self.ask::<InitializeResult>("initialize", &initialize, deadline).await {
+                Ok(result) if result.bridge == rpc::VERSION => {
+                    self.about.interpreter = result.interpreter;
+                    self.about.carrier = Some(carrier);
+                    return self.send_source(source, carrier, deadline).await;
+                }
+                Ok(result) => return Err(LoadError::Version { found: result.bridge }),
+                Err(error) => tried.push((carrier, error)),
+            }
+        }
+        Err(LoadError::NoCarrier { kernelspec: runtime.kernelspec.clone(), tried })
+    }
+
+    async fn send_source(
+        &mut self,
+        source: &PluginSource,
+        carrier: Carrier,
+        deadline: Instant,
+    ) -> Result<(), LoadError> {
+        let path = source.path.as_ref().map(|path| path.to_string_lossy());
+        let load = Load { path: path.as_deref(), cells: &source.cells };
+        let result = self.ask::<LoadResult>("load", &load, deadline).await.map_err(LoadError::Raised)?;
+        self.handlers = result.handlers;
+        if result.is_async {
+            self.tell(Mail::UseCarrier { carrier, is_async: true }).await;
+        }
+        Ok(())
+    }
+
+    async fn tell(&self, mail: Mail) {
+        // If the actor is gone, the next request says so.
+        let _ = self.inbox.send(mail).await;
+    }
+
+    async fn ask<T: DeserializeOwned>(
+        &self,
+        method: &'static str,
+        params: &impl serde::Serialize,
+        deadline: Instant,
+    ) -> Result<T, RpcError> {
+        let chain = Chain::root(format!("{method} {}", self.name), deadline);
+        let result: Box<RawValue> = self.request(method, params, &chain, deadline).await?;
+        serde_json::from_str(result.get()).map_err(|error| {
+            let message = format!("the shim's answer to `{method}` does not fit the protocol: {error}");
+            RpcError::new(rpc::ErrorKind::Invalid, message).in_plugin(&self.name)
+        })
+    }
+}
+
+fn launch_options(runtime: &Runtime, source: &PluginSource) -> LaunchOptions {
+    let behaviour = runtime.language.as_ref().map(|language| language.kernel.clone()).unwrap_or_default();
+    let mut env = runtime.env.clone();
+    env.extend(behaviour.env);
+    let file = runtime.language.as_ref().and_then(|language| Some(language.shim.as_ref()?.file.clone()));
+    let files = file.zip(runtime.shim.as_ref()).map(|(file, text)| (file, text.to_string())).into_iter().collect();
+    let working_dir = source.path.as_ref().and_then(|path| path.parent()).filter(|dir| dir.is_dir());
+    LaunchOptions {
+        spec: LaunchSpec {
+            kernel_name: runtime.kernelspec.clone(),
+            argv: runtime.argv.clone(),
+            env,
+            working_dir: working_dir.map(ToOwned::to_owned),
+            ipc: behaviour.ipc,
+            stack_bytes: behaviour.stack_bytes,
+            files,
+        },
+        startup: source.startup,
+        interrupt: behaviour.interrupt.unwrap_or(runtime.interrupt),
+        no_control: behaviour.no_control,
+        no_shutdown: behaviour.no_shutdown,
+    }
+}
+
+/// Execute code that is ours, or the author's at the basic level.
+async fn execute(client: &KernelClient, runtime: &Runtime, code: &str, deadline: Instant) -> Result<(), LoadError> {
+    let left = deadline.saturating_duration_since(Instant::now());
+    let Executed { reply, outputs, .. } = client.execute(&ExecuteRequest::new(code)).await?.finish(left).await?;
+    if reply.status == Status::Ok {
+        return Ok(());
+    }
+    let printed = outputs.iter().filter_map(|output| match output {
+        Output::Stream { text, .. } => Some(text.clone()),
+        Output::Error { ename, evalue, .. } => Some(format!("{ename}: {evalue}")),
+        Output::Display { .. } => None,
+    });
+    let reason = format!("{} {} {}", reply.ename, reply.evalue, printed.collect::<String>());
+    Err(LoadError::Shim { kernelspec: runtime.kernelspec.clone(), reason: reason.trim().to_owned() })
+}

@@ -1,0 +1,259 @@
+//! One plugin in one kernel.
+//!
+//! # Theory of operation
+//!
+//! [`Plugin::load`] starts the kernel, executes the shim, finds a carrier that works, and sends the author's source.
+//! From then on one task ([`actor`]) owns the kernel. Requests reach it through a bounded inbox; it opens a turn when
+//! there is work, ends it when there is none or after a bounded time, and keeps the plugin's stack: requests that the
+//! plugin serves and calls that it waits for, last in, first out. A request that arrives while the plugin waits is
+//! served in the middle of that wait if it belongs to a chain on the stack, or if queueing it would never end
+//! ([`crate::chain`]). All it knows of the host is the trait [`HostCalls`].
+
+mod actor;
+mod load;
+mod pipe;
+mod template;
+mod turn;
+
+use std::{
+    fmt,
+    future::Future,
+    pin::Pin,
+    sync::{Arc, Mutex},
+    time::{Duration, Instant},
+};
+
+use serde::Serialize;
+use serde_json::value::RawValue;
+use tokio::{
+    sync::{mpsc, oneshot},
+    task::JoinHandle,
+};
+
+use crate::{
+    chain::{Chain, WaitGraph},
+    client::{ClientError, Output},
+    rpc::{self, Handler, LogLevel, RpcError},
+};
+
+pub use load::{LoadError, PluginSource, Runtime};
+
+/// How RPC messages travel while a turn is open.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Carrier {
+    /// Two FIFOs in the kernel's private folder.
+    Pipe,
+    /// `input_request` and `input_reply` on stdin.
+    Jupyter,
+}
+
+impl Carrier {
+    /// As in `initialize` and manifests.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Pipe => "pipe",
+            Self::Jupyter => "jupyter",
+        }
+    }
+}
+
+impl fmt::Display for Carrier {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.name())
+    }
+}
+
+/// The answer to a host call, sooner or later.
+pub type Answer<T> = Pin<Box<dyn Future<Output = Result<T, RpcError>> + Send>>;
+
+/// All that a plugin knows of the host.
+pub trait HostCalls: Send + Sync + 'static {
+    /// `plugin` calls a function of the host or of another plugin. `chain` is that of the request it serves.
+    fn call(&self, plugin: &str, chain: Chain, name: String, args: Box<RawValue>) -> Answer<Box<RawValue>>;
+    /// `plugin` emits an event.
+    fn emit(&self, plugin: &str, chain: Chain, event: Emission) -> Answer<()>;
+    /// Something that needs no answer. Must not block.
+    fn news(&self, plugin: &str, news: PluginNews);
+}
+
+/// An event as a plugin emits it.
+#[derive(Debug)]
+pub struct Emission {
+    /// The topic.
+    pub topic: String,
+    /// The data.
+    pub data: Box<RawValue>,
+    /// The key.
+    pub key: Option<String>,
+}
+
+/// News of a plugin.
+#[derive(Debug, Clone)]
+#[non_exhaustive]
+pub enum PluginNews {
+    /// It printed or showed something.
+    Output(Output),
+    /// It logged something.
+    Log {
+        /// How bad it is.
+        level: LogLevel,
+        /// The text.
+        message: String,
+        /// Further values.
+        fields: serde_json::Value,
+    },
+    /// Its long work goes on.
+    Progress {
+        /// How much is done.
+        done: f64,
+        /// Of how much, if known.
+        total: Option<f64>,
+        /// What is being done.
+        message: String,
+    },
+    /// Its shim sent something that the protocol does not have.
+    Odd {
+        /// What.
+        reason: String,
+    },
+    /// Its kernel is gone.
+    Gone {
+        /// How.
+        reason: String,
+    },
+}
+
+/// A loaded plugin. Dropping it kills its kernel.
+#[derive(Debug)]
+pub struct Plugin {
+    name: Arc<str>,
+    handlers: Vec<Handler>,
+    about: About,
+    inbox: mpsc::Sender<Mail>,
+    tasks: Vec<JoinHandle<()>>,
+}
+
+/// What is known of a loaded plugin's interpreter.
+#[derive(Debug, Clone, Serialize)]
+pub struct About {
+    /// The language folder's name.
+    pub language: String,
+    /// For people: `CPython 3.11.7, ipykernel 7.4.0`.
+    pub interpreter: String,
+    /// The kernelspec.
+    pub kernelspec: String,
+    /// How RPC messages travel; `None` at the basic level.
+    pub carrier: Option<Carrier>,
+    /// From launch to loaded.
+    pub startup_ms: u64,
+    /// The kernel's process.
+    pub process_id: u32,
+}
+
+/// What the actor finds in its inbox.
+#[derive(Debug)]
+enum Mail {
+    Job(Job),
+    UseCarrier { carrier: Carrier, is_async: bool },
+    Stop { grace: Duration, done: oneshot::Sender<()> },
+}
+
+/// A request to the plugin.
+#[derive(Debug)]
+struct Job {
+    method: &'static str,
+    params: Box<RawValue>,
+    chain: Chain,
+    deadline: Instant,
+    reply: oneshot::Sender<Result<Box<RawValue>, RpcError>>,
+}
+
+/// The graph of who waits for whom, shared by all plugins of a host.
+pub type SharedGraph = Arc<Mutex<WaitGraph>>;
+
+impl Plugin {
+    /// Its name in the manifest.
+    pub fn name(&self) -> &str {
+        &self.name
+    }
+
+    /// What it registered.
+    pub fn handlers(&self) -> &[Handler] {
+        &self.handlers
+    }
+
+    /// What is known of its interpreter.
+    pub fn about(&self) -> &About {
+        &self.about
+    }
+
+    /// Call an exported function.
+    ///
+    /// # Errors
+    ///
+    /// [`RpcError`]: what the plugin raised, or `Timeout`, `Gone`, `NotFound`.
+    pub async fn call(
+        &self,
+        name: &str,
+        args: &RawValue,
+        chain: &Chain,
+        deadline: Instant,
+    ) -> Result<Box<RawValue>, RpcError> {
+        self.request("call", &rpc::Call { name, chain: &chain.path, args }, chain, deadline).await
+    }
+
+    /// Send a request with parameters of [`crate::rpc`].
+    ///
+    /// # Errors
+    ///
+    /// As [`Plugin::call`].
+    pub async fn request(
+        &self,
+        method: &'static str,
+        params: &impl Serialize,
+        chain: &Chain,
+        deadline: Instant,
+    ) -> Result<Box<RawValue>, RpcError> {
+        let params = serde_json::value::to_raw_value(params)
+            .map_err(|error| RpcError::new(rpc::ErrorKind::Invalid, error.to_string()))?;
+        let (reply, answer) = oneshot::channel();
+        let params = rpc::one_line(params);
+        let job = Job { method, params, chain: chain.clone(), deadline, reply };
+        let gone = || RpcError::new(rpc::ErrorKind::Gone, "the plugin has been shut down").in_plugin(&self.name);
+        self.inbox.send(Mail::Job(job)).await.map_err(|_| gone())?;
+        answer.await.map_err(|_| gone())?
+    }
+
+    /// Run `on_shutdown` handlers and end the kernel. When this returns there is no process and no file left.
+    pub async fn shutdown(mut self, grace: Duration) {
+        let deadline = Instant::now() + grace;
+        let chain = Chain::root("shutdown", deadline);
+        let empty = serde_json::Map::new();
+        if let Err(error) = self.request("shutdown", &empty, &chain, deadline).await {
+            tracing::debug!(plugin = &*self.name, %error, "shutdown");
+        }
+        let (done, stopped) = oneshot::channel();
+        if self.inbox.send(Mail::Stop { grace, done }).await.is_ok() {
+            // The actor's own waits are bounded.
+            let _ = stopped.await;
+        }
+        for task in std::mem::take(&mut self.tasks) {
+            // Ended by itself, or panicked, which the runtime has reported.
+            let _ = task.await;
+        }
+    }
+}
+
+impl Drop for Plugin {
+    fn drop(&mut self) {
+        for task in &self.tasks {
+            task.abort();
+        }
+    }
+}
+
+/// An error of the client's as the protocol has it.
+fn gone(error: &ClientError) -> RpcError {
+    RpcError::new(rpc::ErrorKind::Gone, error.to_string())
+}

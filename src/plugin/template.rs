@@ -1,0 +1,144 @@
+//! The basic level: plugins in a kernel without a shim.
+//!
+//! Code is executed for each event, with the event pasted in as a string literal, and its result is what the last
+//! expression shows. This is the one place where data becomes part of code; a language folder does away with it.
+
+use std::{collections::BTreeMap, sync::Arc, time::Duration};
+
+use serde::Deserialize;
+use serde_json::value::{RawValue, to_raw_value};
+use tokio::{sync::mpsc, time::Instant};
+
+use crate::{
+    client::{ClientError, Executed, KernelClient, Output},
+    plugin::{Job, Mail, gone},
+    rpc::{self, ErrorKind, Handler, HandlerKind, RpcError},
+    wire::content::{ExecuteRequest, Status},
+};
+
+/// `[template]` of a manifest.
+#[derive(Debug, Clone, Default)]
+pub struct Template {
+    /// Patterns of the topics it wants.
+    pub topics: Vec<String>,
+    /// Code for an event; `{event}` becomes a double-quoted string literal with the event's JSON.
+    pub event: Option<String>,
+    /// Code by exported name; `{args}` becomes a double-quoted string literal with the JSON of the arguments.
+    pub exports: BTreeMap<String, String>,
+}
+
+impl Template {
+    /// What a plugin with this template registers.
+    pub(super) fn handlers(&self) -> Vec<Handler> {
+        let handler = |kind, topic: &str, name: &str| Handler {
+            id: 0,
+            kind,
+            topic: topic.into(),
+            name: name.into(),
+            batch: 0,
+            priority: 0,
+            doc: String::new(),
+        };
+        let topics = self.topics.iter().filter(|_| self.event.is_some());
+        let on = topics.map(|topic| handler(HandlerKind::On, topic, "template"));
+        on.chain(self.exports.keys().map(|name| handler(HandlerKind::Export, "", name))).collect()
+    }
+}
+
+/// Owns one kernel.
+pub(super) struct TemplateActor {
+    pub name: Arc<str>,
+    pub client: KernelClient,
+    pub template: Template,
+    pub inbox: mpsc::Receiver<Mail>,
+}
+
+#[derive(Deserialize)]
+struct CallParams {
+    name: String,
+    args: Box<RawValue>,
+}
+
+impl TemplateActor {
+    pub async fn run(mut self) {
+        let (mut grace, mut stopped) = (Duration::ZERO, None);
+        while let Some(mail) = self.inbox.recv().await {
+            match mail {
+                Mail::Job(job) => {
+                    let result = self.serve(&job).await.map_err(|error| error.in_plugin(&self.name));
+                    drop(job.reply.send(result));
+                }
+                Mail::UseCarrier { .. } => {}
+                Mail::Stop { grace: asked, done } => {
+                    (grace, stopped) = (asked, Some(done));
+                    break;
+                }
+            }
+        }
+        self.client.shutdown(grace).await;
+        if let Some(done) = stopped {
+            let _ = done.send(());
+        }
+    }
+
+    async fn serve(&mut self, job: &Job) -> Result<Box<RawValue>, RpcError> {
+        let invalid = |error: serde_json::Error| RpcError::new(ErrorKind::Invalid, error.to_string());
+        let code = match job.method {
+            "event" => {
+                let template = self.template.event.as_deref().unwrap_or_default();
+                template.replace("{event}", &literal(job.params.get()))
+            }
+            "call" => {
+                let CallParams { name, args } = serde_json::from_str(job.params.get()).map_err(invalid)?;
+                let Some(template) = self.template.exports.get(&name) else {
+                    return Err(RpcError::new(ErrorKind::NotFound, format!("no function `{name}`")));
+                };
+                template.replace("{args}", &literal(args.get()))
+            }
+            _ => return Ok(rpc::null()),
+        };
+        let left = Instant::from_std(job.deadline).saturating_duration_since(Instant::now());
+        let execution = self.client.execute(&ExecuteRequest::new(code)).await.map_err(|error| gone(&error))?;
+        match execution.finish(left).await {
+            Ok(executed) => shown(executed),
+            Err(ClientError::Timeout { .. }) => {
+                // Whatever runs is stopped; if it is not, the next request waits behind it until its own deadline.
+                let _ = self.client.interrupt().await;
+                Err(RpcError::new(ErrorKind::Timeout, format!("deadline of {} passed", job.chain.path.join(" > "))))
+            }
+            Err(error) => Err(gone(&error)),
+        }
+    }
+}
+
+/// A double-quoted string literal in the way of JSON, which most languages read.
+fn literal(text: &str) -> String {
+    serde_json::Value::from(text).to_string()
+}
+
+/// What the last expression shows, as JSON if it is JSON, else as text.
+fn shown(Executed { reply, outputs, .. }: Executed) -> Result<Box<RawValue>, RpcError> {
+    if reply.status != Status::Ok {
+        let mut error = RpcError::new(ErrorKind::Raised, format!("{}: {}", reply.ename, reply.evalue));
+        (error.ename, error.evalue, error.traceback) = (reply.ename, reply.evalue, reply.traceback);
+        return Err(error);
+    }
+    let display = outputs.iter().rev().find_map(|output| match output {
+        Output::Display { data, .. } => data.get("text/plain").and_then(|text| text.as_str().map(str::to_owned)),
+        _ => None,
+    });
+    let text = display.unwrap_or_else(|| {
+        let printed = outputs.iter().filter_map(|output| match output {
+            Output::Stream { name, text } if name == "stdout" => Some(text.as_str()),
+            _ => None,
+        });
+        printed.collect()
+    });
+    let text = text.trim();
+    if text.is_empty() {
+        return Ok(rpc::null());
+    }
+    RawValue::from_string(text.to_owned())
+        .or_else(|_| to_raw_value(text))
+        .map_err(|error| RpcError::new(ErrorKind::Invalid, error.to_string()))
+}

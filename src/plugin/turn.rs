@@ -1,0 +1,192 @@
+//! One turn: an `execute_request` during which a plugin works for us, and how RPC messages travel meanwhile.
+
+use std::{collections::VecDeque, path::Path, time::Duration};
+
+use tokio::time::{Instant, sleep_until};
+
+use crate::{
+    client::{ClientError, Execution, ExecutionEvent, Input},
+    plugin::{Carrier, pipe::Pipe},
+    rpc::{self, Inbound},
+    wire::content,
+};
+
+/// How long a turn's reply may take after the shim has closed its end of the pipe. Wrapper kernels (Bash, Lua) never
+/// reply when their interpreter died; Bash needs 0.1 s to reply when it did not.
+const REPLY_AFTER_CLOSE: Duration = Duration::from_secs(3);
+
+/// What happens in a turn.
+#[derive(Debug)]
+pub(super) enum TurnEvent {
+    /// The shim says something.
+    Message(Inbound),
+    /// The author's code asks for keyboard input behind the shim's back.
+    Keyboard(Input),
+    /// The turn is over.
+    Ended(content::ExecuteReply),
+    /// The kernel is gone, or as good as gone.
+    Failed(TurnError),
+}
+
+/// Why a turn cannot go on.
+#[derive(Debug, thiserror::Error)]
+pub(super) enum TurnError {
+    #[error(transparent)]
+    Client(#[from] ClientError),
+    #[error("carrier `pipe`: {0}")]
+    Pipe(#[source] std::io::Error),
+    /// The shim closed the pipe, but no reply came: the interpreter behind a wrapper kernel is dead.
+    #[error("the interpreter behind the kernel ended")]
+    Hollow,
+}
+
+/// An open turn.
+#[derive(Debug)]
+pub(super) struct Turn {
+    execution: Execution,
+    road: Road,
+    arrived: VecDeque<Inbound>,
+    reply: Option<content::ExecuteReply>,
+    /// When the shim was seen to have closed the pipe.
+    closed_at: Option<Instant>,
+}
+
+#[derive(Debug)]
+enum Road {
+    Pipe(Box<Pipe>),
+    Jupyter {
+        /// The shim's unanswered prompt.
+        prompt: Option<Input>,
+        outbox: VecDeque<String>,
+    },
+}
+
+impl Turn {
+    /// The FIFOs must be open before the turn's `execute_request` is sent.
+    pub fn prepare(carrier: Carrier, folder: &Path, limit_bytes: usize) -> Result<PreparedTurn, TurnError> {
+        Ok(PreparedTurn(match carrier {
+            Carrier::Pipe => Road::Pipe(Box::new(Pipe::open(folder, limit_bytes).map_err(TurnError::Pipe)?)),
+            Carrier::Jupyter => Road::Jupyter { prompt: None, outbox: VecDeque::new() },
+        }))
+    }
+
+    /// Queue a message and send what can be sent at once.
+    pub fn send(&mut self, message: String) -> Result<(), TurnError> {
+        match &mut self.road {
+            Road::Pipe(pipe) => {
+                pipe.push(&message);
+                pipe.flush().map_err(TurnError::Pipe)
+            }
+            Road::Jupyter { outbox, .. } => {
+                outbox.push_back(message);
+                Ok(())
+            }
+        }
+    }
+
+    /// What happens next; sends queued messages meanwhile. Cancel safe.
+    pub async fn next(&mut self) -> TurnEvent {
+        match self.try_next().await {
+            Ok(event) => event,
+            Err(error) => TurnEvent::Failed(error),
+        }
+    }
+
+    async fn try_next(&mut self) -> Result<TurnEvent, TurnError> {
+        loop {
+            if let Some(message) = self.arrived.pop_front() {
+                return Ok(TurnEvent::Message(message));
+            }
+            if let Road::Pipe(pipe) = &mut self.road
+                && let Some(body) = pipe.pop().map_err(TurnError::Pipe)?
+            {
+                self.arrived.extend(Inbound::parse(&body));
+                continue;
+            }
+            if let Some(reply) = self.reply.take() {
+                return Ok(TurnEvent::Ended(reply));
+            }
+            let event = match &mut self.road {
+                Road::Pipe(pipe) => {
+                    if pipe.closed && self.closed_at.is_none() {
+                        self.closed_at = Some(Instant::now());
+                    }
+                    let closed_at = self.closed_at;
+                    tokio::select! {
+                        progress = pipe.progress() => {
+                            progress.map_err(TurnError::Pipe)?;
+                            continue;
+                        }
+                        event = self.execution.next() => event,
+                        () = wait_after(closed_at) => return Err(TurnError::Hollow),
+                    }
+                }
+                Road::Jupyter { prompt, outbox } => {
+                    if let (Some(input), Some(message)) = (&prompt, outbox.front()) {
+                        self.execution.reply_input(input, message).await?;
+                        *prompt = None;
+                        outbox.pop_front();
+                    }
+                    self.execution.next().await
+                }
+            };
+            match event {
+                ExecutionEvent::Reply(reply) => {
+                    // What the shim wrote before the end is read first.
+                    if let Road::Pipe(pipe) = &mut self.road {
+                        pipe.read().map_err(TurnError::Pipe)?;
+                    }
+                    self.reply = Some(reply);
+                }
+                ExecutionEvent::Input(input) => {
+                    if let Some(keyboard) = self.prompted(input) {
+                        return Ok(TurnEvent::Keyboard(keyboard));
+                    }
+                }
+                ExecutionEvent::Failed(error) => return Err(error.into()),
+                ExecutionEvent::Idle | ExecutionEvent::Output(_) => {}
+            }
+        }
+    }
+
+    /// A prompt of the shim's holds messages; any other is the author's own.
+    fn prompted(&mut self, input: Input) -> Option<Input> {
+        let Road::Jupyter { prompt, outbox } = &mut self.road else { return Some(input) };
+        let messages = Inbound::parse(input.prompt.as_bytes());
+        if messages.iter().any(|message| matches!(message, Inbound::Bad { .. })) {
+            return Some(input);
+        }
+        if messages.is_empty() {
+            // `[]`: the shim dropped a stale answer and waits once more; what it waits for was or will be sent.
+            return None;
+        }
+        *prompt = Some(input);
+        if messages.iter().all(|message| matches!(message, Inbound::Log { .. } | Inbound::Progress { .. })) {
+            outbox.push_front(rpc::notification("continue"));
+        }
+        self.arrived.extend(messages);
+        None
+    }
+
+    /// Answer the author's own keyboard read.
+    pub async fn answer_keyboard(&self, input: &Input, value: &str) -> Result<(), TurnError> {
+        Ok(self.execution.reply_input(input, value).await?)
+    }
+}
+
+/// A carrier that is ready for its turn.
+pub(super) struct PreparedTurn(Road);
+
+impl PreparedTurn {
+    /// The turn, once its `execute_request` was sent.
+    pub fn open(self, execution: Execution) -> Turn {
+        Turn { execution, road: self.0, arrived: VecDeque::new(), reply: None, closed_at: None }
+    }
+}
+
+async fn wait_after(closed_at: Option<Instant>) {
+    match closed_at {
+        Some(closed_at) => sleep_until(closed_at + REPLY_AFTER_CLOSE).await,
+        None => std::future::pending().await,
+    }
+}
