@@ -1,4 +1,5 @@
 //! Plugins in any language that has a Jupyter kernel.
 pub mod language;
 pub mod pattern;
+pub mod store;
 pub mod suggest;
