@@ -1,5 +1,6 @@
 //! Plugins in any language that has a Jupyter kernel.
 pub mod language;
+pub mod manifest;
 pub mod pattern;
 pub mod store;
 pub mod suggest;
