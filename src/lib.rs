@@ -2,5 +2,6 @@
 pub mod language;
 pub mod manifest;
 pub mod pattern;
+pub mod queue;
 pub mod store;
 pub mod suggest;
