@@ -15,10 +15,11 @@ use crate::{
     chain::Chain,
     client::{ClientError, Executed, KernelClient, LaunchOptions, Output},
     language::{Interrupt, Language},
+    manifest::Template,
     plugin::{
         About, Carrier, HostCalls, Mail, Plugin, PluginNews, SharedGraph,
         actor::{Actor, State},
-        template::{Template, TemplateActor},
+        template::{self, TemplateActor},
     },
     provision::LaunchSpec,
     rpc::{self, Cell, Initialize, InitializeResult, Load, LoadResult, PluginId, RpcError},
@@ -160,7 +161,7 @@ impl Plugin {
                 for cell in &source.cells {
                     execute(&client, runtime, &cell.source, deadline).await?;
                 }
-                plugin.handlers = template.handlers();
+                plugin.handlers = template::handlers(template);
                 let actor = TemplateActor { name, client, template: template.clone(), inbox: mail };
                 plugin.tasks.insert(0, tokio::spawn(actor.run()));
             }

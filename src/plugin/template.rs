@@ -3,7 +3,7 @@
 //! Code is executed for each event, with the event pasted in as a string literal, and its result is what the last
 //! expression shows. This is the one place where data becomes part of code; a language folder does away with it.
 
-use std::{collections::BTreeMap, sync::Arc, time::Duration};
+use std::{sync::Arc, time::Duration};
 
 use serde::Deserialize;
 use serde_json::value::{RawValue, to_raw_value};
@@ -11,38 +11,26 @@ use tokio::{sync::mpsc, time::Instant};
 
 use crate::{
     client::{ClientError, Executed, KernelClient, Output},
+    manifest::Template,
     plugin::{Job, Mail, gone},
     rpc::{self, ErrorKind, Handler, HandlerKind, RpcError},
     wire::content::{ExecuteRequest, Status},
 };
 
-/// `[template]` of a manifest.
-#[derive(Debug, Clone, Default)]
-pub struct Template {
-    /// Patterns of the topics it wants.
-    pub topics: Vec<String>,
-    /// Code for an event; `{event}` becomes a double-quoted string literal with the event's JSON.
-    pub event: Option<String>,
-    /// Code by exported name; `{args}` becomes a double-quoted string literal with the JSON of the arguments.
-    pub exports: BTreeMap<String, String>,
-}
-
-impl Template {
-    /// What a plugin with this template registers.
-    pub(super) fn handlers(&self) -> Vec<Handler> {
-        let handler = |kind, topic: &str, name: &str| Handler {
-            id: 0,
-            kind,
-            topic: topic.into(),
-            name: name.into(),
-            batch: 0,
-            priority: 0,
-            doc: String::new(),
-        };
-        let topics = self.topics.iter().filter(|_| self.event.is_some());
-        let on = topics.map(|topic| handler(HandlerKind::On, topic, "template"));
-        on.chain(self.exports.keys().map(|name| handler(HandlerKind::Export, "", name))).collect()
-    }
+/// What a plugin with this template registers.
+pub(super) fn handlers(template: &Template) -> Vec<Handler> {
+    let handler = |kind, topic: &str, name: &str| Handler {
+        id: 0,
+        kind,
+        topic: topic.into(),
+        name: name.into(),
+        batch: 0,
+        priority: 0,
+        doc: String::new(),
+    };
+    let topics = template.topic.iter().filter(|_| template.event.is_some());
+    let on = topics.map(|topic| handler(HandlerKind::On, topic.as_str(), "template"));
+    on.chain(template.exports.keys().map(|name| handler(HandlerKind::Export, "", name))).collect()
 }
 
 /// Owns one kernel.
@@ -84,16 +72,12 @@ impl TemplateActor {
     async fn serve(&mut self, job: &Job) -> Result<Box<RawValue>, RpcError> {
         let invalid = |error: serde_json::Error| RpcError::new(ErrorKind::Invalid, error.to_string());
         let code = match job.method {
-            "event" => {
-                let template = self.template.event.as_deref().unwrap_or_default();
-                template.replace("{event}", &literal(job.params.get()))
-            }
+            "event" => self.template.event_code(&job.params).unwrap_or_default(),
             "call" => {
                 let CallParams { name, args } = serde_json::from_str(job.params.get()).map_err(invalid)?;
-                let Some(template) = self.template.exports.get(&name) else {
-                    return Err(RpcError::new(ErrorKind::NotFound, format!("no function `{name}`")));
-                };
-                template.replace("{args}", &literal(args.get()))
+                self.template
+                    .export_code(&name, &args)
+                    .ok_or_else(|| RpcError::new(ErrorKind::NotFound, format!("no function `{name}`")))?
             }
             _ => return Ok(rpc::null()),
         };
@@ -109,11 +93,6 @@ impl TemplateActor {
             Err(error) => Err(gone(&error)),
         }
     }
-}
-
-/// A double-quoted string literal in the way of JSON, which most languages read.
-fn literal(text: &str) -> String {
-    serde_json::Value::from(text).to_string()
 }
 
 /// What the last expression shows, as JSON if it is JSON, else as text.
