@@ -45,9 +45,8 @@ impl Kernelspec {
         while let Some(start) = rest.find('{') {
             let (before, brace) = rest.split_at(start);
             expanded.push(before);
-            let known = brace[1..]
-                .split_once('}')
-                .and_then(|(name, after)| Some((self.template(name, expansion)?, after)));
+            let known =
+                brace[1..].split_once('}').and_then(|(name, after)| Some((self.template(name, expansion)?, after)));
             match known {
                 Some((value, after)) => {
                     expanded.push(value);
