@@ -2,8 +2,11 @@
 
 pub mod chain;
 pub mod channels;
+pub mod cli;
 pub mod client;
 pub mod connection;
+pub mod discover;
+pub mod kernelspec;
 pub mod language;
 pub mod manifest;
 pub mod notebook;

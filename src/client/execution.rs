@@ -103,8 +103,13 @@ impl Execution {
     pub async fn reply_input(&self, input: &Input, value: &str) -> Result<(), ClientError> {
         let content: Bytes = serde_json::to_vec(&content::InputReply { value })?.into();
         let header = self.ids.header("input_reply");
-        let command =
-            Command::Send { channel: Channel::Stdin, header, parent: Some(input.header.clone()), content, waiter: None };
+        let command = Command::Send {
+            channel: Channel::Stdin,
+            header,
+            parent: Some(input.header.clone()),
+            content,
+            waiter: None,
+        };
         self.commands.send(command).await.map_err(|_| ClientError::Closed)
     }
 

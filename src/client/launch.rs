@@ -77,12 +77,8 @@ impl KernelClient {
         let name = || options.spec.kernel_name.clone();
         let tail = process.output_tail();
         let died = |exit: Exit| ClientError::DiedAtLaunch { name: name(), exit, output_tail: tail.text() };
-        let deaf = |missing| ClientError::Deaf {
-            name: name(),
-            startup: options.startup,
-            missing,
-            output_tail: tail.text(),
-        };
+        let deaf =
+            |missing| ClientError::Deaf { name: name(), startup: options.startup, missing, output_tail: tail.text() };
         let with_control = !options.no_control;
         let mut exit = process.exit();
 

@@ -98,7 +98,13 @@ enum Phase {
 /// What is on the plugin's stack, youngest last.
 enum Frame {
     /// The plugin serves a request of ours.
-    Serving { id: u64, chain: Chain, deadline: Instant, reply: Option<oneshot::Sender<Result<Box<RawValue>, RpcError>>>, fate: Fate },
+    Serving {
+        id: u64,
+        chain: Chain,
+        deadline: Instant,
+        reply: Option<oneshot::Sender<Result<Box<RawValue>, RpcError>>>,
+        fate: Fate,
+    },
     /// The plugin waits for us.
     Waiting { id: u64, token: u64, abort: AbortHandle, answer: Option<Result<Box<RawValue>, RpcError>> },
 }
@@ -108,9 +114,13 @@ enum Frame {
 enum Fate {
     Running,
     /// Its pending call was answered with an error; then it is interrupted.
-    Unwinding { until: Instant },
+    Unwinding {
+        until: Instant,
+    },
     /// It was interrupted; then the kernel is killed.
-    Interrupted { until: Instant },
+    Interrupted {
+        until: Instant,
+    },
 }
 
 enum Happened {
@@ -368,7 +378,9 @@ impl Actor {
     /// The plugin asks something of the host.
     fn asked(&mut self, id: u64, plea: Result<Plea, RpcError>) {
         let chain = match self.state.stack.last() {
-            Some(Frame::Serving { chain, deadline, .. }) => Chain { deadline: chain.deadline.min(*deadline), ..chain.clone() },
+            Some(Frame::Serving { chain, deadline, .. }) => {
+                Chain { deadline: chain.deadline.min(*deadline), ..chain.clone() }
+            }
             Some(Frame::Waiting { .. }) => {
                 let reason = format!("request {id} while it waits for another");
                 return self.host.news(&self.name, PluginNews::Odd { reason });
@@ -418,7 +430,8 @@ impl Actor {
     }
 
     async fn refuse_keyboard(&mut self, input: &crate::client::Input) {
-        let reason = format!("asked the keyboard behind the shim's back (`{}`); answered with an empty line", input.prompt);
+        let reason =
+            format!("asked the keyboard behind the shim's back (`{}`); answered with an empty line", input.prompt);
         self.host.news(&self.name, PluginNews::Odd { reason });
         if let Some(open) = &self.state.turn {
             // A turn that cannot be answered reports it next.
@@ -437,7 +450,11 @@ impl Actor {
                 self.fail_first(RpcError::new(ErrorKind::Host, why.trim_end()));
             }
             Phase::Ready { .. } => {
-                let what = if reply.ename.is_empty() { String::new() } else { format!(" by {} {}", reply.ename, reply.evalue) };
+                let what = if reply.ename.is_empty() {
+                    String::new()
+                } else {
+                    format!(" by {} {}", reply.ename, reply.evalue)
+                };
                 self.unwind(&RpcError::new(ErrorKind::Cancelled, format!("the turn was ended{what}")));
             }
         }

@@ -172,7 +172,8 @@ mod tests {
         let (folder, mut pipe) = pipe();
         pipe.push("{}");
         pipe.flush().expect("writes");
-        let mut shim = fs::OpenOptions::new().read(true).write(true).open(folder.path().join(Folder::TO_PLUGIN)).expect("opens");
+        let mut shim =
+            fs::OpenOptions::new().read(true).write(true).open(folder.path().join(Folder::TO_PLUGIN)).expect("opens");
         let mut read = [0; 5];
         shim.read_exact(&mut read).expect("reads");
         assert_eq!(&read, b"3\n{}\n");

@@ -72,8 +72,7 @@ impl Folder {
     /// [`LaunchError::Folder`] with the FIFO's path.
     pub fn make_fifo(&self, name: &str) -> Result<(), LaunchError> {
         let path = self.path().join(name);
-        mkfifo(&path, Mode::S_IRUSR | Mode::S_IWUSR)
-            .map_err(|errno| LaunchError::Folder { path, source: errno.into() })
+        mkfifo(&path, Mode::S_IRUSR | Mode::S_IWUSR).map_err(|errno| LaunchError::Folder { path, source: errno.into() })
     }
 }
 

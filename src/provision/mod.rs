@@ -126,8 +126,8 @@ pub async fn launch(spec: &LaunchSpec) -> Result<Launched, LaunchError> {
     folder.write("connection.json", &json)?;
 
     let argv = spec.argv.iter().map(|arg| arg.replace("{connection_file}", &connection_file.to_string_lossy()));
-    let process = Process::spawn(spec, argv.collect(), folder, guardian, ports).await.map_err(|source| {
-        LaunchError::Program { name: spec.kernel_name.clone(), program: program.clone(), source }
-    })?;
+    let process = Process::spawn(spec, argv.collect(), folder, guardian, ports)
+        .await
+        .map_err(|source| LaunchError::Program { name: spec.kernel_name.clone(), program: program.clone(), source })?;
     Ok(Launched { process, connection })
 }

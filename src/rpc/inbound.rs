@@ -330,7 +330,8 @@ mod tests {
         assert!(matches!(Inbound::parse(&[0xff])[..], [Inbound::Bad { .. }]));
         let Inbound::Request { plea: Err(error), .. } = one(r#"{"id":1,"method":"nope"}"#) else { panic!() };
         assert_eq!(error.kind, ErrorKind::NotFound);
-        let Inbound::Request { plea: Err(error), .. } = one(r#"{"id":1,"method":"call","params":{"name":"f","args":{}}}"#)
+        let Inbound::Request { plea: Err(error), .. } =
+            one(r#"{"id":1,"method":"call","params":{"name":"f","args":{}}}"#)
         else {
             panic!()
         };
