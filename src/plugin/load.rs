@@ -3,13 +3,13 @@
 use std::{
     collections::BTreeMap,
     path::PathBuf,
-    sync::Arc,
+    sync::{Arc, Mutex, PoisonError},
     time::{Duration, Instant},
 };
 
 use serde::de::DeserializeOwned;
 use serde_json::{Map, Value, value::RawValue};
-use tokio::sync::mpsc;
+use tokio::{sync::mpsc, task::JoinHandle};
 
 use crate::{
     chain::Chain,
@@ -147,10 +147,10 @@ impl Plugin {
             process_id: client.process().id(),
         };
         let (inbox, mail) = mpsc::channel(INBOX);
-        let mut plugin = Self { name: name.clone(), handlers: Vec::new(), about, inbox, tasks: Vec::new() };
+        let mut plugin = Self { name: name.clone(), handlers: Vec::new(), about, inbox, tasks: Mutex::default() };
         if let Some(mut outputs) = outputs {
             let (host, name) = (host.clone(), name.clone());
-            plugin.tasks.push(tokio::spawn(async move {
+            plugin.keep(tokio::spawn(async move {
                 while let Some(output) = outputs.next().await {
                     host.news(&name, PluginNews::Output(output));
                 }
@@ -163,7 +163,7 @@ impl Plugin {
                 }
                 plugin.handlers = template::handlers(template);
                 let actor = TemplateActor { name, client, template: template.clone(), inbox: mail };
-                plugin.tasks.insert(0, tokio::spawn(actor.run()));
+                plugin.keep(tokio::spawn(actor.run()));
             }
             (None, Some(language), Some(shim)) => {
                 let bootstrap = language.shim.as_ref().and_then(|shim| shim.bootstrap.as_deref()).unwrap_or(shim);
@@ -173,7 +173,7 @@ impl Plugin {
                 let (carrier, is_async, state) = (Carrier::Pipe, false, State::default());
                 let actor =
                     Actor { name, client, code, carrier, is_async, limit_bytes, host, graph, inbox: mail, state };
-                plugin.tasks.insert(0, tokio::spawn(actor.run()));
+                plugin.keep(tokio::spawn(actor.run()));
                 plugin.initialize(runtime, language, source, deadline).await?;
             }
             _ => return Err(LoadError::NoShim { kernelspec: runtime.kernelspec.clone() }),
@@ -232,6 +232,10 @@ impl Plugin {
             self.tell(Mail::UseCarrier { carrier, is_async: true }).await;
         }
         Ok(())
+    }
+
+    fn keep(&mut self, task: JoinHandle<()>) {
+        self.tasks.get_mut().unwrap_or_else(PoisonError::into_inner).push(task);
     }
 
     async fn tell(&self, mail: Mail) {

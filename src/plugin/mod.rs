@@ -19,7 +19,7 @@ use std::{
     fmt,
     future::Future,
     pin::Pin,
-    sync::{Arc, Mutex},
+    sync::{Arc, Mutex, PoisonError},
     time::{Duration, Instant},
 };
 
@@ -131,7 +131,7 @@ pub struct Plugin {
     handlers: Vec<Handler>,
     about: About,
     inbox: mpsc::Sender<Mail>,
-    tasks: Vec<JoinHandle<()>>,
+    tasks: Mutex<Vec<JoinHandle<()>>>,
 }
 
 /// What is known of a loaded plugin's interpreter.
@@ -226,7 +226,9 @@ impl Plugin {
     }
 
     /// Run `on_shutdown` handlers and end the kernel. When this returns there is no process and no file left.
-    pub async fn shutdown(mut self, grace: Duration) {
+    ///
+    /// `grace` is how long the handlers may take, and then again how long the kernel may take to end by itself.
+    pub async fn shutdown(&self, grace: Duration) {
         let deadline = Instant::now() + grace;
         let chain = Chain::root("shutdown", deadline);
         let empty = serde_json::Map::new();
@@ -238,7 +240,8 @@ impl Plugin {
             // The actor's own waits are bounded.
             let _ = stopped.await;
         }
-        for task in std::mem::take(&mut self.tasks) {
+        let tasks = std::mem::take(&mut *self.tasks.lock().unwrap_or_else(PoisonError::into_inner));
+        for task in tasks {
             // Ended by itself, or panicked, which the runtime has reported.
             let _ = task.await;
         }
@@ -247,7 +250,7 @@ impl Plugin {
 
 impl Drop for Plugin {
     fn drop(&mut self) {
-        for task in &self.tasks {
+        for task in self.tasks.get_mut().unwrap_or_else(PoisonError::into_inner) {
             task.abort();
         }
     }

@@ -1,0 +1,85 @@
+//! Events as the host has them.
+
+use std::sync::{
+    Arc,
+    atomic::{AtomicU64, Ordering},
+};
+
+use serde::Serialize;
+use serde_json::value::RawValue;
+
+use crate::{pattern::check_topic, rpc};
+
+/// Something that happened. Cheap to clone; the data is serialised once, however many plugins get it.
+#[derive(Debug, Clone, Serialize)]
+pub struct Event {
+    /// Unique.
+    pub id: Arc<str>,
+    /// What kind of thing: `quake.new`.
+    pub topic: Arc<str>,
+    /// When it was emitted, RFC 3339 in UTC with milliseconds.
+    pub time: Arc<str>,
+    /// What it belongs to, for order and coalescing.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub key: Option<Arc<str>>,
+    /// Its data, any JSON.
+    pub data: Arc<RawValue>,
+}
+
+/// Why something is no event.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum EventError {
+    /// The topic is empty, too long, or has characters that topics do not have.
+    #[error(transparent)]
+    Topic(#[from] crate::pattern::NameError),
+    /// The data cannot be written as JSON.
+    #[error("data of an event with topic `{topic}`: {source}")]
+    Data {
+        /// The topic.
+        topic: String,
+        /// Why.
+        source: serde_json::Error,
+    },
+}
+
+static NEXT: AtomicU64 = AtomicU64::new(1);
+
+impl Event {
+    /// An event that happens now.
+    ///
+    /// # Errors
+    ///
+    /// [`EventError`] by what is wrong with topic or data.
+    pub fn new(topic: &str, data: &(impl Serialize + ?Sized)) -> Result<Self, EventError> {
+        let data = serde_json::value::to_raw_value(data)
+            .map_err(|source| EventError::Data { topic: topic.to_owned(), source })?;
+        Self::from_raw(topic, data, None)
+    }
+
+    /// As [`Event::new`], with data that is JSON already.
+    ///
+    /// # Errors
+    ///
+    /// [`EventError::Topic`].
+    pub fn from_raw(topic: &str, data: Box<RawValue>, key: Option<String>) -> Result<Self, EventError> {
+        check_topic(topic)?;
+        // A program that emits on two machines, or is started again, must not reuse an id.
+        static RUN: std::sync::OnceLock<String> = std::sync::OnceLock::new();
+        let run = RUN.get_or_init(|| uuid::Uuid::new_v4().simple().to_string()[..12].to_owned());
+        Ok(Self {
+            id: format!("{run}-{}", NEXT.fetch_add(1, Ordering::Relaxed)).into(),
+            topic: topic.into(),
+            time: chrono::Utc::now().to_rfc3339_opts(chrono::SecondsFormat::Millis, true).into(),
+            key: key.map(Into::into),
+            data: rpc::one_line(data).into(),
+        })
+    }
+
+    /// The same event with a key.
+    #[must_use]
+    pub fn with_key(mut self, key: impl Into<Arc<str>>) -> Self {
+        self.key = Some(key.into());
+        self
+    }
+}

@@ -1,0 +1,241 @@
+//! What happens in a host, for whoever wants to know.
+
+use std::{
+    collections::VecDeque,
+    sync::{
+        Arc, Mutex, MutexGuard, PoisonError, Weak,
+        atomic::{AtomicBool, Ordering},
+    },
+    time::Duration,
+};
+
+use serde_json::value::RawValue;
+use tokio::sync::Notify;
+
+use crate::{host::Event, plugin::PluginNews, rpc::RpcError};
+
+/// How much news may wait for a subscriber before the oldest is dropped.
+const WAITING: usize = 16_384;
+
+/// Something that happened.
+#[derive(Debug, Clone)]
+#[non_exhaustive]
+pub enum News {
+    /// Outputs, log lines, progress and oddities of a plugin.
+    Plugin {
+        /// Whose.
+        plugin: Arc<str>,
+        /// What.
+        news: PluginNews,
+    },
+    /// An event went onto the bus, after the filters.
+    Emitted {
+        /// The plugin that emitted it; empty for the application.
+        plugin: Arc<str>,
+        /// The event.
+        event: Event,
+    },
+    /// A filter dropped an event.
+    Filtered {
+        /// The filter's plugin.
+        plugin: Arc<str>,
+        /// The event.
+        event: Event,
+    },
+    /// A handler returned.
+    Handled {
+        /// The handler's plugin.
+        plugin: Arc<str>,
+        /// The event.
+        event: Event,
+        /// What it returned.
+        result: Arc<RawValue>,
+        /// How long it took.
+        elapsed: Duration,
+    },
+    /// An event was given up.
+    Failed {
+        /// The handler's plugin.
+        plugin: Arc<str>,
+        /// The event.
+        event: Event,
+        /// Why, the last time.
+        error: RpcError,
+        /// How often it was tried.
+        attempts: u32,
+    },
+    /// A full queue dropped an event.
+    Dropped {
+        /// Whose queue.
+        plugin: Arc<str>,
+        /// The event.
+        event: Event,
+        /// `drop-oldest`, `drop-newest` or `coalesce`.
+        reason: &'static str,
+    },
+    /// So much news was dropped because this subscriber did not read it in time.
+    Missed(u64),
+}
+
+/// All subscribers of a host.
+#[derive(Debug, Default)]
+pub(super) struct Newsroom {
+    subscribers: Mutex<Vec<Weak<Desk>>>,
+    anybody: AtomicBool,
+}
+
+/// One subscriber's place.
+#[derive(Debug)]
+struct Desk {
+    pile: Mutex<Pile>,
+    arrived: Notify,
+    read: Notify,
+    patient: bool,
+}
+
+#[derive(Debug, Default)]
+struct Pile {
+    news: VecDeque<News>,
+    missed: u64,
+    closed: bool,
+}
+
+/// Reads a host's news. Dropping it unsubscribes.
+#[derive(Debug)]
+pub struct Subscription(Arc<Desk>);
+
+impl Newsroom {
+    pub fn subscribe(&self, patient: bool) -> Subscription {
+        let desk = Arc::new(Desk { pile: Mutex::default(), arrived: Notify::new(), read: Notify::new(), patient });
+        lock(&self.subscribers).push(Arc::downgrade(&desk));
+        self.anybody.store(true, Ordering::Relaxed);
+        Subscription(desk)
+    }
+
+    /// Does anybody read? If not, news need not be made.
+    pub fn anybody(&self) -> bool {
+        self.anybody.load(Ordering::Relaxed)
+    }
+
+    /// Tell everybody. Never waits.
+    pub fn publish(&self, news: &News) {
+        if !self.anybody() {
+            return;
+        }
+        let mut subscribers = lock(&self.subscribers);
+        subscribers.retain(|subscriber| match subscriber.upgrade() {
+            Some(desk) => {
+                desk.put(news.clone());
+                true
+            }
+            None => false,
+        });
+        self.anybody.store(!subscribers.is_empty(), Ordering::Relaxed);
+    }
+
+    /// Wait until those subscribers that everybody waits for have read half of their pile.
+    pub async fn room(&self) {
+        if !self.anybody() {
+            return;
+        }
+        let desks: Vec<_> = lock(&self.subscribers).iter().filter_map(Weak::upgrade).filter(|desk| desk.patient).collect();
+        for desk in desks {
+            loop {
+                let read = desk.read.notified();
+                // Held by nobody but us: the subscription was dropped, and nobody will read.
+                if lock(&desk.pile).news.len() < WAITING / 2 || Arc::strong_count(&desk) == 1 {
+                    break;
+                }
+                // The bound is for a subscription dropped meanwhile.
+                let _ = tokio::time::timeout(Duration::from_millis(100), read).await;
+            }
+        }
+    }
+
+    /// There will be no more news.
+    pub fn close(&self) {
+        for desk in lock(&self.subscribers).iter().filter_map(Weak::upgrade) {
+            lock(&desk.pile).closed = true;
+            desk.arrived.notify_one();
+        }
+    }
+}
+
+impl Desk {
+    fn put(&self, news: News) {
+        let mut pile = lock(&self.pile);
+        if pile.news.len() >= WAITING {
+            pile.news.pop_front();
+            pile.missed += 1;
+        }
+        pile.news.push_back(news);
+        drop(pile);
+        self.arrived.notify_one();
+    }
+}
+
+impl Subscription {
+    /// The next news; `None` once the host has been shut down and everything was read. Cancel safe.
+    pub async fn next(&mut self) -> Option<News> {
+        loop {
+            {
+                let mut pile = lock(&self.0.pile);
+                if pile.missed > 0 {
+                    return Some(News::Missed(std::mem::take(&mut pile.missed)));
+                }
+                if let Some(news) = pile.news.pop_front() {
+                    if self.0.patient && pile.news.len() == WAITING / 2 {
+                        self.0.read.notify_waiters();
+                    }
+                    return Some(news);
+                }
+                if pile.closed {
+                    return None;
+                }
+            }
+            self.0.arrived.notified().await;
+        }
+    }
+}
+
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test]
+    async fn what_nobody_reads_is_counted_as_missed() {
+        let newsroom = Newsroom::default();
+        newsroom.publish(&News::Missed(0));
+        let mut subscription = newsroom.subscribe(false);
+        for number in 0..WAITING as u64 + 3 {
+            newsroom.publish(&News::Missed(number));
+        }
+        assert!(matches!(subscription.next().await, Some(News::Missed(3))));
+        assert!(matches!(subscription.next().await, Some(News::Missed(3))));
+        newsroom.close();
+        for _ in 1..WAITING {
+            assert!(subscription.next().await.is_some());
+        }
+        assert!(subscription.next().await.is_none());
+        drop(subscription);
+        newsroom.publish(&News::Missed(0));
+        assert!(!newsroom.anybody());
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn plugins_wait_for_a_patient_subscriber_until_it_is_dropped() {
+        let newsroom = Newsroom::default();
+        let subscription = newsroom.subscribe(true);
+        newsroom.room().await;
+        for _ in 0..WAITING {
+            newsroom.publish(&News::Missed(0));
+        }
+        assert!(tokio::time::timeout(Duration::from_secs(9), newsroom.room()).await.is_err());
+        drop(subscription);
+        newsroom.room().await;
+    }
+}

@@ -1,0 +1,463 @@
+//! What all parts of a host share: routing of calls and events, permissions, deadlines.
+
+use std::{
+    collections::HashMap,
+    sync::{
+        Arc, PoisonError, RwLock,
+        atomic::{AtomicUsize, Ordering},
+    },
+    time::{Duration, Instant},
+};
+
+use serde_json::value::RawValue;
+use tokio::{sync::Notify, time::timeout_at};
+
+use crate::{
+    chain::Chain,
+    host::{
+        Event, News,
+        functions::{Caller, Functions, deadline, invalid},
+        news::Newsroom,
+        stats::{Meter, PluginStats},
+    },
+    manifest::{Manifest, WhenFull},
+    pattern::Pattern,
+    plugin::{Answer, Emission, HostCalls, Plugin, PluginNews, SharedGraph},
+    queue::{Pushed, Queue},
+    rpc::{self, Deliver, ErrorKind, Filtered, HandlerKind, RpcError},
+    store::Store,
+    suggest::did_you_mean,
+};
+
+/// What all parts of a host share.
+pub(crate) struct Shared {
+    pub functions: Functions,
+    pub store: Arc<Store>,
+    pub graph: SharedGraph,
+    pub newsroom: Newsroom,
+    /// What the plugins may do is known before they are loaded, since they may call while they are.
+    pub manifests: HashMap<String, Arc<Manifest>>,
+    pub meters: HashMap<String, Arc<Meter>>,
+    /// In the order in which they were named; complete once all are loaded.
+    pub entries: RwLock<Arc<Vec<Arc<Entry>>>>,
+    /// Deliveries accepted and not yet done.
+    pub pending: AtomicUsize,
+    pub drained: Notify,
+}
+
+/// A loaded plugin in its host.
+pub(crate) struct Entry {
+    pub name: Arc<str>,
+    pub manifest: Arc<Manifest>,
+    pub plugin: Plugin,
+    pub queue: Queue<Delivery>,
+    pub meter: Arc<Meter>,
+    pub handlers: Vec<Subscriber>,
+}
+
+/// A handler of events or a filter.
+pub(crate) struct Subscriber {
+    pub id: u64,
+    pub kind: HandlerKind,
+    pub topic: Pattern,
+    pub batch: usize,
+    pub priority: i64,
+}
+
+/// An event for one handler.
+#[derive(Debug, Clone)]
+pub(crate) struct Delivery {
+    pub handler: u64,
+    pub batch: usize,
+    pub event: Event,
+}
+
+/// What came of an emitted event.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Emitted {
+    /// Handlers that will get it.
+    pub accepted: usize,
+    /// Handlers that will not get it because their plugin's queue is full and drops the newest.
+    pub dropped: usize,
+    /// Did a filter drop it?
+    pub filtered_out: bool,
+}
+
+impl Shared {
+    pub fn entries(&self) -> Arc<Vec<Arc<Entry>>> {
+        self.entries.read().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    pub fn stats(&self) -> Vec<(String, PluginStats)> {
+        let entries = self.entries();
+        let stats = entries.iter().map(|entry| {
+            let stats = PluginStats { waiting: entry.queue.len() as u64, ..entry.meter.stats() };
+            (entry.name.to_string(), stats)
+        });
+        stats.collect()
+    }
+
+    /// Put an event onto the bus: filters first, then the queues of those who want it.
+    pub async fn emit(&self, plugin: &str, event: Event, chain: Option<&Chain>) -> Result<Emitted, RpcError> {
+        let Some(event) = self.filter(event, chain).await? else {
+            return Ok(Emitted { filtered_out: true, ..Emitted::default() });
+        };
+        if self.newsroom.anybody() {
+            self.newsroom.publish(&News::Emitted { plugin: plugin.into(), event: event.clone() });
+        }
+        let mut emitted = Emitted::default();
+        for entry in self.entries().iter() {
+            for handler in &entry.handlers {
+                if handler.kind != HandlerKind::On || !handler.topic.matches(&event.topic) {
+                    continue;
+                }
+                let delivery = Delivery { handler: handler.id, batch: handler.batch, event: event.clone() };
+                if self.enqueue(entry, delivery, chain).await? {
+                    emitted.accepted += 1;
+                } else {
+                    emitted.dropped += 1;
+                }
+            }
+        }
+        Ok(emitted)
+    }
+
+    /// Returns false when the event was dropped.
+    async fn enqueue(&self, entry: &Entry, delivery: Delivery, chain: Option<&Chain>) -> Result<bool, RpcError> {
+        let key = delivery.event.key.clone();
+        self.pending.fetch_add(1, Ordering::AcqRel);
+        // Dropped without success (cancelled, refused), the delivery is no longer pending.
+        let mut pending = Pending { shared: self, accepted: false };
+        let when_full = entry.manifest.queue.when_full;
+        let waits = when_full == WhenFull::Block && entry.queue.len() >= entry.manifest.queue.capacity;
+        let pushed = match chain {
+            Some(chain) if waits => self.push_in_chain(entry, delivery, key.as_deref(), chain).await?,
+            _ => entry.queue.push(delivery, key.as_deref()).await.map_err(|_| closed(&entry.name))?,
+        };
+        pending.accepted = !matches!(pushed, Pushed::DroppedNewest(_));
+        let (dropped, reason) = match pushed {
+            Pushed::Accepted => return Ok(true),
+            Pushed::DroppedOldest(delivery) => (delivery, "drop-oldest"),
+            Pushed::DroppedNewest(delivery) => (delivery, "drop-newest"),
+            Pushed::Coalesced(delivery) => (delivery, "coalesce"),
+        };
+        let accepted = pending.accepted;
+        drop(pending);
+        if accepted {
+            // The older one, whose place it took, is no longer pending.
+            self.done(1);
+        }
+        entry.meter.count(|stats| stats.dropped += 1);
+        self.newsroom.publish(&News::Dropped { plugin: entry.name.clone(), event: dropped.event, reason });
+        Ok(accepted)
+    }
+
+    /// A plugin that emits waits like one that calls, so it may wait for itself.
+    async fn push_in_chain(
+        &self,
+        entry: &Entry,
+        delivery: Delivery,
+        key: Option<&str>,
+        chain: &Chain,
+    ) -> Result<Pushed<Delivery>, RpcError> {
+        {
+            let mut graph = self.graph.lock().unwrap_or_else(PoisonError::into_inner);
+            if let Some(circle) = graph.would_wait_for_itself(chain.id, &entry.name) {
+                let message = format!(
+                    "the queue of plugin `{}` is full, and it cannot be emptied before this event is accepted: chains \
+                     {circle:?} wait for each other",
+                    entry.name
+                );
+                return Err(RpcError::new(ErrorKind::Deadlock, message));
+            }
+            graph.wait(chain.id, &entry.name);
+        }
+        let _waiting = Waiting { shared: self, chain: chain.id, plugin: &entry.name };
+        match timeout_at(chain.deadline.into(), entry.queue.push(delivery, key)).await {
+            Ok(pushed) => pushed.map_err(|_| closed(&entry.name)),
+            Err(_) => {
+                let message = format!("the queue of plugin `{}` stayed full until the deadline", entry.name);
+                Err(RpcError::new(ErrorKind::Timeout, message))
+            }
+        }
+    }
+
+    /// The event as its filters leave it; `None` when one dropped it.
+    pub async fn filter(&self, mut event: Event, chain: Option<&Chain>) -> Result<Option<Event>, RpcError> {
+        let entries = self.entries();
+        let mut filters: Vec<(&Arc<Entry>, &Subscriber)> = entries
+            .iter()
+            .flat_map(|entry| entry.handlers.iter().map(move |handler| (entry, handler)))
+            .filter(|(_, handler)| handler.kind == HandlerKind::Filter && handler.topic.matches(&event.topic))
+            .collect();
+        // Stable: equal priorities keep the order in which the plugins were named.
+        filters.sort_by_key(|(_, handler)| handler.priority);
+        for (entry, handler) in filters {
+            let deadline = deadline(chain, entry.manifest.limits.timeout);
+            let chain = match chain {
+                Some(chain) => self.deeper(chain, &entry.name, "filter", deadline, &entry.manifest)?,
+                None => Chain::root(format!("event {}", event.id), deadline),
+            };
+            let deliver = deliver(handler.id, &event, 1, &chain);
+            let began = Instant::now();
+            let result = entry.plugin.request("filter", &deliver, &chain, deadline).await?;
+            entry.meter.took(began.elapsed());
+            if result.get() == "null" {
+                entry.meter.count(|stats| stats.filtered_out += 1);
+                self.newsroom.publish(&News::Filtered { plugin: entry.name.clone(), event });
+                return Ok(None);
+            }
+            entry.meter.count(|stats| stats.filtered += 1);
+            event = filtered(event, &result, &entry.name)?;
+        }
+        Ok(Some(event))
+    }
+
+    /// Call a plugin's exported function.
+    pub async fn call_plugin(
+        &self,
+        name: &str,
+        args: &RawValue,
+        chain: &Chain,
+        caller: Option<&str>,
+    ) -> Result<Box<RawValue>, RpcError> {
+        let (entry, function) = self.find(name)?;
+        if let Some(caller) = caller
+            && !entry.manifest.may_be_called_by(caller)
+        {
+            let message = format!("plugin `{}` does not let plugin `{caller}` call it ([exports] allow)", entry.name);
+            return Err(RpcError::new(ErrorKind::Denied, message));
+        }
+        let deadline = deadline(Some(chain), entry.manifest.limits.timeout);
+        let chain = self.deeper(chain, &entry.name, &function, deadline, &entry.manifest)?;
+        entry.meter.count(|stats| stats.called += 1);
+        entry.plugin.call(&function, args, &chain, deadline).await
+    }
+
+    /// The plugin and the function that `plugin.function` names.
+    pub fn find(&self, name: &str) -> Result<(Arc<Entry>, String), RpcError> {
+        let entries = self.entries();
+        if let Some((plugin, function)) = name.split_once('.')
+            && let Some(entry) = entries.iter().find(|entry| &*entry.name == plugin)
+            && entry.exports().any(|export| export == function)
+        {
+            return Ok((entry.clone(), function.to_owned()));
+        }
+        let all: Vec<String> = entries
+            .iter()
+            .flat_map(|entry| entry.exports().map(|export| format!("{}.{export}", entry.name)))
+            .chain(self.functions.names().map(str::to_owned))
+            .collect();
+        let hint = did_you_mean(name, all.iter().map(String::as_str)).map(|hint| format!("; {hint}")).unwrap_or_default();
+        Err(RpcError::new(ErrorKind::NotFound, format!("no function `{name}`{hint}")))
+    }
+
+    /// The chain with one more request to a plugin, if it may be that deep.
+    fn deeper(
+        &self,
+        chain: &Chain,
+        plugin: &str,
+        function: &str,
+        deadline: Instant,
+        manifest: &Manifest,
+    ) -> Result<Chain, RpcError> {
+        let limit = manifest.limits.depth as usize;
+        if chain.depth() > limit {
+            let message = format!(
+                "calls are nested {limit} deep, the limit of plugin `{plugin}` ([limits] depth): ... > {}",
+                chain.path[chain.path.len().saturating_sub(3)..].join(" > ")
+            );
+            return Err(RpcError::new(ErrorKind::Invalid, message));
+        }
+        Ok(chain.then(format!("{plugin}.{function}"), deadline))
+    }
+
+    /// Deliveries are done, in whichever way.
+    pub fn done(&self, count: usize) {
+        if self.pending.fetch_sub(count, Ordering::AcqRel) == count {
+            self.drained.notify_waiters();
+        }
+    }
+
+    fn manifest(&self, plugin: &str) -> Option<&Arc<Manifest>> {
+        self.manifests.get(plugin)
+    }
+}
+
+impl Entry {
+    fn exports(&self) -> impl Iterator<Item = &str> {
+        let exports = self.plugin.handlers().iter().filter(|handler| handler.kind == HandlerKind::Export);
+        exports.map(|handler| handler.name.as_str())
+    }
+}
+
+/// A delivery that is pending until it is known not to be.
+struct Pending<'a> {
+    shared: &'a Shared,
+    accepted: bool,
+}
+
+impl Drop for Pending<'_> {
+    fn drop(&mut self) {
+        if !self.accepted {
+            self.shared.done(1);
+        }
+    }
+}
+
+/// A chain that waits for a queue.
+struct Waiting<'a> {
+    shared: &'a Shared,
+    chain: u64,
+    plugin: &'a str,
+}
+
+impl Drop for Waiting<'_> {
+    fn drop(&mut self) {
+        let mut graph = self.shared.graph.lock().unwrap_or_else(PoisonError::into_inner);
+        graph.stop_waiting(self.chain, self.plugin);
+    }
+}
+
+/// The parameters of `event` and `filter`.
+pub(super) fn deliver<'a>(handler: u64, event: &'a Event, attempt: u32, chain: &'a Chain) -> Deliver<'a> {
+    Deliver {
+        handler,
+        id: &event.id,
+        topic: &event.topic,
+        time: &event.time,
+        attempt,
+        key: event.key.as_deref(),
+        chain: &chain.path,
+        data: &event.data,
+    }
+}
+
+fn filtered(event: Event, result: &RawValue, plugin: &str) -> Result<Event, RpcError> {
+    let changed: Filtered = serde_json::from_str(result.get()).map_err(|error| {
+        let message = format!("a filter returns the event, changed or not, or null to drop it: {error}");
+        RpcError::new(ErrorKind::Invalid, message).in_plugin(plugin)
+    })?;
+    let topic = match changed.topic {
+        Some(topic) if *topic != *event.topic => {
+            crate::pattern::check_topic(&topic)
+                .map_err(|error| RpcError::new(ErrorKind::Invalid, error.to_string()).in_plugin(plugin))?;
+            topic.into()
+        }
+        _ => event.topic,
+    };
+    let data = match changed.data {
+        Some(data) => rpc::one_line(data).into(),
+        None => rpc::null().into(),
+    };
+    Ok(Event { topic, key: changed.key.map(Into::into), data, ..event })
+}
+
+fn closed(plugin: &str) -> RpcError {
+    RpcError::new(ErrorKind::Gone, "the host is being shut down").in_plugin(plugin)
+}
+
+/// What the plugins know of the host. A plugin's task may outlive the host by a moment, so it does not own it.
+pub(super) struct Door(pub std::sync::Weak<Shared>);
+
+impl Door {
+    fn shared(&self) -> Result<Arc<Shared>, RpcError> {
+        self.0.upgrade().ok_or_else(|| RpcError::new(ErrorKind::Cancelled, "the host is gone"))
+    }
+
+    fn call(
+        &self,
+        plugin: &str,
+        chain: Chain,
+        name: &str,
+        args: Box<RawValue>,
+    ) -> Result<Answer<Box<RawValue>>, RpcError> {
+        let shared = self.shared()?;
+        if let Some(meter) = shared.meters.get(plugin) {
+            meter.count(|stats| stats.calls += 1);
+        }
+        // Keyboard reads are allowed by the host's input policy, not by the manifest.
+        let allowed = name == INPUT || shared.manifest(plugin).is_some_and(|manifest| manifest.may_call(name));
+        if !allowed {
+            let message = format!("plugin `{plugin}` may not call `{name}`; add it to `call` in [permissions] of its plugin.toml");
+            return Err(RpcError::new(ErrorKind::Denied, message));
+        }
+        if let Some(function) = shared.functions.get(name) {
+            let function = function.clone();
+            let caller = Caller { plugin: plugin.to_owned(), chain, shared };
+            let deadline = caller.chain.deadline;
+            let name = name.to_owned();
+            return Ok(Box::pin(async move {
+                match timeout_at(deadline.into(), function(caller, args)).await {
+                    Ok(result) => result,
+                    Err(_) => Err(RpcError::new(ErrorKind::Timeout, format!("`{name}` did not return before the deadline"))),
+                }
+            }));
+        }
+        if name == INPUT {
+            let message = "plugins have no keyboard; the application can answer with `Host::builder().on_input(...)`";
+            return Err(RpcError::new(ErrorKind::Denied, message));
+        }
+        let (name, plugin) = (name.to_owned(), plugin.to_owned());
+        Ok(Box::pin(async move { shared.call_plugin(&name, &args, &chain, Some(&plugin)).await }))
+    }
+
+    fn emit(&self, plugin: &str, chain: Chain, emission: Emission) -> Result<Answer<()>, RpcError> {
+        let shared = self.shared()?;
+        let Emission { topic, data, key } = emission;
+        if !shared.manifest(plugin).is_some_and(|manifest| manifest.may_emit(&topic)) {
+            let message = format!("plugin `{plugin}` may not emit `{topic}`; add it to `emit` in [permissions] of its plugin.toml");
+            return Err(RpcError::new(ErrorKind::Denied, message));
+        }
+        let event = Event::from_raw(&topic, data, key)
+            .map_err(|error| RpcError::new(ErrorKind::Invalid, error.to_string()))?;
+        if let Some(meter) = shared.meters.get(plugin) {
+            meter.count(|stats| stats.emitted += 1);
+        }
+        let plugin = plugin.to_owned();
+        Ok(Box::pin(async move { shared.emit(&plugin, event, Some(&chain)).await.map(drop) }))
+    }
+}
+
+/// The host function that an author's own keyboard read becomes.
+pub(super) const INPUT: &str = "host.input";
+
+impl HostCalls for Door {
+    fn call(&self, plugin: &str, chain: Chain, name: String, args: Box<RawValue>) -> Answer<Box<RawValue>> {
+        self.call(plugin, chain, &name, args).unwrap_or_else(|error| Box::pin(std::future::ready(Err(error))))
+    }
+
+    fn emit(&self, plugin: &str, chain: Chain, event: Emission) -> Answer<()> {
+        self.emit(plugin, chain, event).unwrap_or_else(|error| Box::pin(std::future::ready(Err(error))))
+    }
+
+    fn news(&self, plugin: &str, news: PluginNews) {
+        match &news {
+            PluginNews::Odd { reason } => tracing::warn!(plugin, reason, "odd message from the shim"),
+            PluginNews::Gone { reason } => tracing::warn!(plugin, reason, "kernel gone"),
+            _ => {}
+        }
+        if let Some(shared) = self.0.upgrade() {
+            shared.newsroom.publish(&News::Plugin { plugin: plugin.into(), news });
+        }
+    }
+}
+
+/// As [`Shared::call_plugin`] for the application, with a chain of its own.
+pub(super) async fn call_root(shared: &Shared, name: &str, args: &RawValue) -> Result<Box<RawValue>, RpcError> {
+    let (entry, function) = shared.find(name)?;
+    let deadline = deadline(None, entry.manifest.limits.timeout);
+    let chain = Chain::root(format!("call {name}"), deadline);
+    entry.meter.count(|stats| stats.called += 1);
+    entry.plugin.call(&function, args, &chain, deadline).await
+}
+
+/// Read a result as a type.
+pub(super) fn typed<T: serde::de::DeserializeOwned>(name: &str, result: &RawValue) -> Result<T, RpcError> {
+    serde_json::from_str(result.get()).map_err(|error| invalid(name, &error))
+}
+
+/// How long a handler's retry waits.
+pub(super) fn backoff(attempt: u32) -> Duration {
+    Duration::from_millis(100) * 2u32.pow(attempt.saturating_sub(1).min(6))
+}

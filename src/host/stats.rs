@@ -1,0 +1,81 @@
+//! What each plugin did, in numbers.
+
+use std::{
+    sync::{Mutex, MutexGuard, PoisonError},
+    time::Duration,
+};
+
+use hdrhistogram::Histogram;
+use serde::Serialize;
+
+/// Longest handler time that is told apart: one hour.
+const LONGEST_MICROS: u64 = 3_600_000_000;
+
+/// What a plugin did so far.
+#[derive(Debug, Clone, Default, Serialize)]
+pub struct PluginStats {
+    /// Events whose handler returned; one for each handler.
+    pub handled: u64,
+    /// Events given up.
+    pub failed: u64,
+    /// Deliveries tried again.
+    pub retried: u64,
+    /// Events that its full queue dropped.
+    pub dropped: u64,
+    /// Events that its filters passed on.
+    pub filtered: u64,
+    /// Events that its filters dropped.
+    pub filtered_out: u64,
+    /// Calls of its exports.
+    pub called: u64,
+    /// Calls it made to the host and to other plugins.
+    pub calls: u64,
+    /// Events it emitted.
+    pub emitted: u64,
+    /// Events that wait for it.
+    pub waiting: u64,
+    /// Median time of its handlers and filters, in milliseconds.
+    pub p50_ms: f64,
+    /// Time that 99 of 100 of its handlers and filters stayed below, in milliseconds.
+    pub p99_ms: f64,
+}
+
+/// Collects [`PluginStats`].
+#[derive(Debug, Default)]
+pub(super) struct Meter(Mutex<Inner>);
+
+#[derive(Debug, Default)]
+struct Inner {
+    stats: PluginStats,
+    times: Option<Histogram<u32>>,
+}
+
+impl Meter {
+    /// Count something.
+    pub fn count(&self, count: impl FnOnce(&mut PluginStats)) {
+        count(&mut self.lock().stats);
+    }
+
+    /// A handler or filter took this long.
+    pub fn took(&self, elapsed: Duration) {
+        let mut inner = self.lock();
+        if inner.times.is_none() {
+            // Three digits; the bounds are right, so it always works.
+            inner.times = Histogram::new_with_bounds(1, LONGEST_MICROS, 3).ok();
+        }
+        if let Some(times) = &mut inner.times {
+            times.saturating_record(u64::try_from(elapsed.as_micros()).unwrap_or(LONGEST_MICROS).max(1));
+        }
+    }
+
+    /// The numbers now.
+    pub fn stats(&self) -> PluginStats {
+        let inner = self.lock();
+        let quantile = |quantile| inner.times.as_ref().map_or(0.0, |times| times.value_at_quantile(quantile) as f64 / 1000.0);
+        PluginStats { p50_ms: quantile(0.5), p99_ms: quantile(0.99), ..inner.stats.clone() }
+    }
+
+    fn lock(&self) -> MutexGuard<'_, Inner> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
