@@ -1,2 +1,7 @@
-//! The command-line program.
-fn main() {}
+//! The command-line program; see [`kernelbridge::cli`].
+
+use std::process::ExitCode;
+
+fn main() -> ExitCode {
+    kernelbridge::cli::main()
+}

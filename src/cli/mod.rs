@@ -1,3 +1,72 @@
-//! What was typed, what it means, and what is shown for it.
+//! What was typed, what it means, and what is shown for it. Only this floor prints.
+//!
+//! Data goes to stdout, everything else to stderr. Exit status: 0 done, 1 a plugin failed, 2 the command line, a file or
+//! kernelbridge itself is at fault.
 
+mod args;
+mod call;
 pub mod languages;
+mod plugins;
+mod run;
+mod show;
+mod state;
+
+use std::process::ExitCode;
+
+use clap::{CommandFactory, Parser};
+use tracing_subscriber::EnvFilter;
+
+use args::{Args, Command};
+
+/// How a command ended, when nothing was wrong with it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Ending {
+    /// All was done.
+    Done,
+    /// A plugin failed.
+    PluginFailed,
+}
+
+/// Run the program.
+pub fn main() -> ExitCode {
+    let args = Args::parse();
+    let filter = EnvFilter::try_from_env("KERNELBRIDGE_LOG").unwrap_or_else(|_| EnvFilter::new(args.log_level()));
+    tracing_subscriber::fmt()
+        .with_env_filter(filter)
+        .with_writer(std::io::stderr)
+        .without_time()
+        .with_target(false)
+        .init();
+    let runtime = match tokio::runtime::Builder::new_multi_thread().enable_all().build() {
+        Ok(runtime) => runtime,
+        Err(error) => return failed(&anyhow::anyhow!(error).context("cannot start the runtime")),
+    };
+    let ending = runtime.block_on(obey(args));
+    // A thread that waits for a line on stdin would hold up the end.
+    runtime.shutdown_background();
+    match ending {
+        Ok(Ending::Done) => ExitCode::SUCCESS,
+        Ok(Ending::PluginFailed) => ExitCode::from(1),
+        Err(error) => failed(&error),
+    }
+}
+
+async fn obey(args: Args) -> anyhow::Result<Ending> {
+    let kernelspecs = args.kernelspecs;
+    match args.command {
+        Command::Run(options) => run::run(options, &kernelspecs).await,
+        Command::Call(options) => call::call(options, &kernelspecs).await,
+        Command::State(options) => state::state(&options),
+        Command::Languages { json } => show::languages(&kernelspecs, json),
+        Command::Completions { shell } => {
+            clap_complete::generate(shell, &mut Args::command(), "kernelbridge", &mut std::io::stdout());
+            Ok(Ending::Done)
+        }
+        Command::Man { dir } => show::man(dir.as_deref()),
+    }
+}
+
+fn failed(error: &anyhow::Error) -> ExitCode {
+    eprintln!("error: {error:#}");
+    ExitCode::from(2)
+}

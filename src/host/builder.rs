@@ -14,7 +14,9 @@ use serde::{Serialize, de::DeserializeOwned};
 use tokio::sync::Notify;
 
 use crate::{
-    discover::{DiscoverError, Discovery, Environment, Found, LanguageFolder, Languages, NoKernelspec, Support, discover},
+    discover::{
+        DiscoverError, Discovery, Environment, Found, LanguageFolder, Languages, NoKernelspec, Support, discover,
+    },
     host::{
         Host,
         functions::{Caller, Functions},
@@ -246,7 +248,11 @@ impl HostBuilder {
     }
 }
 
-fn entry(plugin: Plugin, manifest: Arc<Manifest>, meters: &HashMap<String, Arc<Meter>>) -> Result<Arc<Entry>, BuildError> {
+fn entry(
+    plugin: Plugin,
+    manifest: Arc<Manifest>,
+    meters: &HashMap<String, Arc<Meter>>,
+) -> Result<Arc<Entry>, BuildError> {
     let name = || manifest.name.clone();
     let queue = Queue::new(manifest.queue.capacity, manifest.queue.when_full)
         .map_err(|source| BuildError::Queue { plugin: name(), source })?;
@@ -258,7 +264,8 @@ fn entry(plugin: Plugin, manifest: Arc<Manifest>, meters: &HashMap<String, Arc<M
             source,
         })?;
         // The manifest may lower or raise what the code asks for, but cannot make single-event code take lists.
-        let batch = if handler.batch > 0 && manifest.delivery.batch > 1 { manifest.delivery.batch } else { handler.batch };
+        let batch =
+            if handler.batch > 0 && manifest.delivery.batch > 1 { manifest.delivery.batch } else { handler.batch };
         handlers.push(Subscriber { id: handler.id, kind: handler.kind, topic, batch, priority: handler.priority });
     }
     let meter = meters.get(&manifest.name).cloned().unwrap_or_default();

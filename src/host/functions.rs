@@ -88,7 +88,9 @@ impl Functions {
 
     /// `state.*`, as docs/protocol.md has them.
     pub fn add_state(&mut self, store: &Arc<Store>) {
-        let add = |functions: &mut Self, name: &str, function: fn(&Store, &str, &RawValue) -> Result<Box<RawValue>, RpcError>| {
+        let add = |functions: &mut Self,
+                   name: &str,
+                   function: fn(&Store, &str, &RawValue) -> Result<Box<RawValue>, RpcError>| {
             let (store, called) = (store.clone(), name.to_owned());
             // SQLite answers in microseconds; handing that to another thread would cost more than it takes.
             let function = move |caller: Caller, args: Box<RawValue>| -> Answer<Box<RawValue>> {
@@ -142,7 +144,8 @@ struct Versioned {
 
 /// Arguments as a tuple; `()` takes none.
 fn read_args<A: DeserializeOwned>(args: &RawValue) -> serde_json::Result<A> {
-    serde_json::from_str(if args.get() == "[]" { "null" } else { args.get() }).or_else(|_| serde_json::from_str(args.get()))
+    serde_json::from_str(if args.get() == "[]" { "null" } else { args.get() })
+        .or_else(|_| serde_json::from_str(args.get()))
 }
 
 fn read<A: DeserializeOwned>(args: &RawValue) -> Result<A, RpcError> {

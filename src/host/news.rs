@@ -138,7 +138,8 @@ impl Newsroom {
         if !self.anybody() {
             return;
         }
-        let desks: Vec<_> = lock(&self.subscribers).iter().filter_map(Weak::upgrade).filter(|desk| desk.patient).collect();
+        let desks: Vec<_> =
+            lock(&self.subscribers).iter().filter_map(Weak::upgrade).filter(|desk| desk.patient).collect();
         for desk in desks {
             loop {
                 let read = desk.read.notified();

@@ -248,7 +248,8 @@ impl Shared {
             .flat_map(|entry| entry.exports().map(|export| format!("{}.{export}", entry.name)))
             .chain(self.functions.names().map(str::to_owned))
             .collect();
-        let hint = did_you_mean(name, all.iter().map(String::as_str)).map(|hint| format!("; {hint}")).unwrap_or_default();
+        let hint =
+            did_you_mean(name, all.iter().map(String::as_str)).map(|hint| format!("; {hint}")).unwrap_or_default();
         Err(RpcError::new(ErrorKind::NotFound, format!("no function `{name}`{hint}")))
     }
 
@@ -379,7 +380,9 @@ impl Door {
         // Keyboard reads are allowed by the host's input policy, not by the manifest.
         let allowed = name == INPUT || shared.manifest(plugin).is_some_and(|manifest| manifest.may_call(name));
         if !allowed {
-            let message = format!("plugin `{plugin}` may not call `{name}`; add it to `call` in [permissions] of its plugin.toml");
+            let message = format!(
+                "plugin `{plugin}` may not call `{name}`; add it to `call` in [permissions] of its plugin.toml"
+            );
             return Err(RpcError::new(ErrorKind::Denied, message));
         }
         if let Some(function) = shared.functions.get(name) {
@@ -390,7 +393,9 @@ impl Door {
             return Ok(Box::pin(async move {
                 match timeout_at(deadline.into(), function(caller, args)).await {
                     Ok(result) => result,
-                    Err(_) => Err(RpcError::new(ErrorKind::Timeout, format!("`{name}` did not return before the deadline"))),
+                    Err(_) => {
+                        Err(RpcError::new(ErrorKind::Timeout, format!("`{name}` did not return before the deadline")))
+                    }
                 }
             }));
         }
@@ -406,11 +411,13 @@ impl Door {
         let shared = self.shared()?;
         let Emission { topic, data, key } = emission;
         if !shared.manifest(plugin).is_some_and(|manifest| manifest.may_emit(&topic)) {
-            let message = format!("plugin `{plugin}` may not emit `{topic}`; add it to `emit` in [permissions] of its plugin.toml");
+            let message = format!(
+                "plugin `{plugin}` may not emit `{topic}`; add it to `emit` in [permissions] of its plugin.toml"
+            );
             return Err(RpcError::new(ErrorKind::Denied, message));
         }
-        let event = Event::from_raw(&topic, data, key)
-            .map_err(|error| RpcError::new(ErrorKind::Invalid, error.to_string()))?;
+        let event =
+            Event::from_raw(&topic, data, key).map_err(|error| RpcError::new(ErrorKind::Invalid, error.to_string()))?;
         if let Some(meter) = shared.meters.get(plugin) {
             meter.count(|stats| stats.emitted += 1);
         }

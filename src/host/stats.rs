@@ -71,7 +71,8 @@ impl Meter {
     /// The numbers now.
     pub fn stats(&self) -> PluginStats {
         let inner = self.lock();
-        let quantile = |quantile| inner.times.as_ref().map_or(0.0, |times| times.value_at_quantile(quantile) as f64 / 1000.0);
+        let quantile =
+            |quantile| inner.times.as_ref().map_or(0.0, |times| times.value_at_quantile(quantile) as f64 / 1000.0);
         PluginStats { p50_ms: quantile(0.5), p99_ms: quantile(0.99), ..inner.stats.clone() }
     }
 

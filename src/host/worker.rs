@@ -121,7 +121,12 @@ impl Worker {
         self.entry.meter.count(|stats| stats.handled += 1);
         if self.shared.newsroom.anybody() {
             let plugin = self.entry.name.clone();
-            self.shared.newsroom.publish(&News::Handled { plugin, event: delivery.event, result: result.into(), elapsed });
+            self.shared.newsroom.publish(&News::Handled {
+                plugin,
+                event: delivery.event,
+                result: result.into(),
+                elapsed,
+            });
         }
         self.shared.done(1);
     }

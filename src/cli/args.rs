@@ -1,0 +1,179 @@
+//! The command line, as clap reads it.
+
+use std::path::PathBuf;
+
+use clap::{ArgAction, Parser, Subcommand, ValueHint};
+
+/// Run plugins in any language that has a Jupyter kernel.
+#[derive(Debug, Parser)]
+#[command(
+    version,
+    max_term_width = 100,
+    after_help = "Exit status: 0 done; 1 a plugin failed; 2 the command line, a file or kernelbridge itself is at fault.\n\
+                  Try `kernelbridge demo` first, then `kernelbridge new python my-plugin`."
+)]
+pub struct Args {
+    /// Also look for language folders in this folder (may be given again).
+    #[arg(long, global = true, value_name = "DIR", value_hint = ValueHint::DirPath)]
+    pub kernelspecs: Vec<PathBuf>,
+    /// Say more (-v: what happens; -vv: every message). `KERNELBRIDGE_LOG` takes a filter instead.
+    #[arg(short, long, global = true, action = ArgAction::Count)]
+    pub verbose: u8,
+    /// What to do.
+    #[command(subcommand)]
+    pub command: Command,
+}
+
+impl Args {
+    /// The filter for log lines.
+    pub fn log_level(&self) -> &'static str {
+        match self.verbose {
+            0 => "error",
+            1 => "info",
+            _ => "kernelbridge=debug,info",
+        }
+    }
+}
+
+/// What to do.
+#[derive(Debug, Subcommand)]
+pub enum Command {
+    /// Stream events through plugins: NDJSON in, results and emitted events out
+    Run(RunArgs),
+    /// Call one exported function and print its result
+    Call(CallArgs),
+    /// Look at or change the shared state in a database file
+    State(StateArgs),
+    /// List languages: which kernels were found, where and why there, and what could be installed
+    Languages {
+        /// Print JSON.
+        #[arg(long)]
+        json: bool,
+    },
+    /// Print a completion script for a shell
+    Completions {
+        /// Which shell.
+        shell: clap_complete::Shell,
+    },
+    /// Print the manual page, or write one for each command into a folder
+    Man {
+        /// The folder.
+        #[arg(value_hint = ValueHint::DirPath)]
+        dir: Option<PathBuf>,
+    },
+}
+
+/// `kernelbridge run`
+#[derive(Debug, clap::Args)]
+#[command(
+    after_help = "Examples:\n  kernelbridge run plugins/ --events quakes.ndjson --topic quake.new > results.ndjson\n  \
+                        tail -f log.ndjson | kernelbridge run my-plugin --events -\n\n\
+                        Each line of the input is an event's data; its topic is --topic. Without --topic, a line may be a whole \
+                        event: {\"topic\": ..., \"key\": ..., \"data\": ...}.\n\
+                        Each line of the output has a `type`: `event` (emitted by a plugin), `result` (a handler returned \
+                        something other than null), `failure` (an event was given up)."
+)]
+pub struct RunArgs {
+    /// Plugin folders, `plugin.toml` files, or folders of plugin folders.
+    #[arg(required = true, value_name = "PLUGIN", value_hint = ValueHint::AnyPath)]
+    pub plugins: Vec<PathBuf>,
+    /// NDJSON file of events, `-` for stdin. Without it plugins run until Ctrl-C.
+    #[arg(long, value_name = "FILE", value_hint = ValueHint::FilePath)]
+    pub events: Option<PathBuf>,
+    /// Topic of the events.
+    #[arg(long, value_name = "TOPIC")]
+    pub topic: Option<String>,
+    /// Where results and emitted events go, `-` for stdout.
+    #[arg(long, value_name = "FILE", default_value = "-", value_hint = ValueHint::FilePath)]
+    pub out: PathBuf,
+    /// Database of the shared state, `:memory:` for none.
+    #[arg(long, value_name = "FILE", default_value = "kernelbridge.db", value_hint = ValueHint::FilePath)]
+    pub state: PathBuf,
+    /// Save plots and other images that plugins show into this folder.
+    #[arg(long, value_name = "DIR", value_hint = ValueHint::DirPath)]
+    pub outputs: Option<PathBuf>,
+    /// Stop at the first line that is no event.
+    #[arg(long)]
+    pub strict: bool,
+    /// End with a line of type `summary` on the output instead of a table.
+    #[arg(long)]
+    pub json: bool,
+}
+
+/// `kernelbridge call`
+#[derive(Debug, clap::Args)]
+#[command(
+    after_help = "Example:\n  kernelbridge call --plugins examples/quakes/plugins quake-geo.distance '[48.2,16.4]' '[47.8,13]'"
+)]
+pub struct CallArgs {
+    /// Folders with plugins (may be given again).
+    #[arg(long, value_name = "DIR", default_value = ".", value_hint = ValueHint::DirPath)]
+    pub plugins: Vec<PathBuf>,
+    /// Database of the shared state, `:memory:` for none.
+    #[arg(long, value_name = "FILE", default_value = "kernelbridge.db", value_hint = ValueHint::FilePath)]
+    pub state: PathBuf,
+    /// Load all plugins found, for a function that calls others; otherwise only the one that is named.
+    #[arg(long)]
+    pub all: bool,
+    /// The function.
+    #[arg(value_name = "PLUGIN.FUNCTION")]
+    pub function: String,
+    /// Its arguments, each a JSON value.
+    #[arg(value_name = "JSON", allow_hyphen_values = true)]
+    pub args: Vec<String>,
+}
+
+/// `kernelbridge state`
+#[derive(Debug, clap::Args)]
+pub struct StateArgs {
+    /// Database of the shared state.
+    #[arg(long, global = true, value_name = "FILE", default_value = "kernelbridge.db", value_hint = ValueHint::FilePath)]
+    pub state: PathBuf,
+    /// What to do with it.
+    #[command(subcommand)]
+    pub command: StateCommand,
+}
+
+/// What to do with the shared state.
+#[derive(Debug, Subcommand)]
+pub enum StateCommand {
+    /// Print the value of a key; exit status 2 if there is none
+    Get {
+        /// The key.
+        key: String,
+    },
+    /// Set a key; prints its new version
+    Set {
+        /// The key.
+        key: String,
+        /// The value, JSON.
+        #[arg(value_name = "JSON", allow_hyphen_values = true)]
+        value: String,
+    },
+    /// List keys
+    List {
+        /// Only those that begin with this.
+        #[arg(default_value = "")]
+        prefix: String,
+        /// Print values, versions and writers too, as NDJSON.
+        #[arg(long)]
+        json: bool,
+    },
+    /// Delete a key; exit status 2 if there is none
+    Delete {
+        /// The key.
+        key: String,
+    },
+}
+
+#[cfg(test)]
+mod tests {
+    use clap::CommandFactory;
+
+    use super::*;
+
+    #[test]
+    fn the_command_line_is_sound() {
+        Args::command().debug_assert();
+    }
+}

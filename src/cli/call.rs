@@ -1,0 +1,70 @@
+//! `kernelbridge call`
+
+use std::{fs, path::PathBuf};
+
+use anyhow::{Context, bail};
+use serde_json::value::{RawValue, to_raw_value};
+
+use crate::{
+    cli::{Ending, args::CallArgs, plugins, run::Printer},
+    host::Host,
+    manifest::Manifest,
+    suggest::did_you_mean,
+};
+
+/// Call one function and print its result.
+pub async fn call(args: CallArgs, kernelspecs: &[PathBuf]) -> anyhow::Result<Ending> {
+    let Some((plugin, _)) = args.function.split_once('.') else {
+        bail!("`{}` is not of the form PLUGIN.FUNCTION", args.function);
+    };
+    let values = args.args.iter().map(|arg| {
+        serde_json::from_str::<Box<RawValue>>(arg).with_context(|| {
+            format!("argument `{arg}` is not JSON; a text needs double quotes inside single ones: '\"{arg}\"'")
+        })
+    });
+    let values = to_raw_value(&values.collect::<anyhow::Result<Vec<_>>>()?)?;
+    let manifests = chosen(&args, plugin)?;
+    let mut builder = Host::builder().state(&args.state);
+    for manifest in manifests {
+        builder = builder.plugin(manifest);
+    }
+    for dir in kernelspecs {
+        builder = builder.kernelspecs(dir);
+    }
+    let host = builder.build().await?;
+    let printer = tokio::spawn(Printer::new(host.subscribe(), None).run());
+    let result = host.call_raw(&args.function, &values).await;
+    host.shutdown().await;
+    // It ends with the host's news.
+    let _ = printer.await;
+    match result {
+        Ok(result) => {
+            println!("{}", result.get());
+            Ok(Ending::Done)
+        }
+        Err(error) => {
+            eprintln!("error: {}", error.report());
+            Ok(Ending::PluginFailed)
+        }
+    }
+}
+
+/// All plugins, or the one that is named; one with a broken manifest only matters if it is meant.
+fn chosen(args: &CallArgs, plugin: &str) -> anyhow::Result<Vec<PathBuf>> {
+    let found = plugins::all_manifests(&args.plugins)?;
+    if args.all {
+        return Ok(found);
+    }
+    let mut names = Vec::new();
+    for path in &found {
+        let text = fs::read_to_string(path).with_context(|| format!("cannot read {}", path.display()))?;
+        match Manifest::parse(&text, path) {
+            Ok(manifest) if manifest.name == plugin => return Ok(vec![path.clone()]),
+            Ok(manifest) => names.push(manifest.name),
+            Err(error) => eprintln!("warning: {error}"),
+        }
+    }
+    let hint =
+        did_you_mean(plugin, names.iter().map(String::as_str)).map(|hint| format!("; {hint}")).unwrap_or_default();
+    bail!("no plugin `{plugin}`{hint}; found {names:?}, looked in {:?}", args.plugins);
+}
