@@ -2,7 +2,13 @@
 //!
 //! Data goes to stdout, everything else to stderr.
 
-use std::{collections::BTreeSet, env, io::IsTerminal, path::PathBuf, time::Duration, time::Instant};
+use std::{
+    collections::BTreeSet,
+    env,
+    io::{self, IsTerminal, Write, stderr, stdout},
+    path::PathBuf,
+    time::{Duration, Instant},
+};
 
 use anyhow::{Context, bail};
 use directories::{BaseDirs, ProjectDirs};
@@ -18,6 +24,11 @@ use crate::{
     install::{Command, Files, InstallError, Installed, Options, Plan, Progress, System, plan},
     language::Language,
 };
+
+/// As `eprintln!`, but a reader that went away (`2>&1 | head`) must not end an installation half-way.
+macro_rules! say {
+    ($($word:tt)*) => {{ let _ = writeln!(stderr(), $($word)*); }};
+}
 
 /// What was typed.
 #[derive(Debug, Clone, Default)]
@@ -108,8 +119,8 @@ pub async fn run(
         _ = tokio::signal::ctrl_c() => bail!("interrupted; run it again to go on"),
     };
     match wanted.json {
-        true => println!("{}", serde_json::to_string_pretty(&outcomes)?),
-        false => show(&outcomes),
+        true => writeln!(stdout(), "{}", serde_json::to_string_pretty(&outcomes)?)?,
+        false => show(&outcomes)?,
     }
     let is_bad = |outcome: &Outcome| match outcome.status {
         Status::Installed | Status::AlreadyInstalled => false,
@@ -175,12 +186,12 @@ async fn work(
             },
         };
         outcome.seconds = (started.elapsed().as_secs_f64() * 100.0).round() / 100.0;
-        eprintln!("{}", outcome.line());
+        say!("{}", outcome.line());
         outcomes.push(outcome);
     }
     if let Err(error) = &packages {
         let hint = error.hint().map(|hint| format!("\nhint: {hint}")).unwrap_or_default();
-        eprintln!("Debian packages: {error}{hint}");
+        say!("Debian packages: {error}{hint}");
     }
     outcomes
 }
@@ -196,7 +207,7 @@ async fn install_packages(
     system.permission(options.yes)?;
     let names = needing.iter().map(|(name, _)| *name).collect::<Vec<_>>().join(", ");
     let commands = system.commands().iter().map(Command::to_string).collect::<Vec<_>>().join("\n  ");
-    eprintln!("Debian packages for {names}; this runs now:\n  {commands}");
+    say!("Debian packages for {names}; this runs now:\n  {commands}");
     let (progress, news) = channel(64);
     let watcher = watch("Debian packages".into(), news);
     let ended = system.run(options.yes, &progress).await;
@@ -285,7 +296,7 @@ impl Outcome {
 }
 
 /// The table at the end, on stdout.
-fn show(outcomes: &[Outcome]) {
+fn show(outcomes: &[Outcome]) -> io::Result<()> {
     for outcome in outcomes {
         let status = match outcome.status {
             Status::Installed => "installed",
@@ -297,13 +308,14 @@ fn show(outcomes: &[Outcome]) {
             Some(installed) => (installed.kernelspec_name.as_str(), installed.kernelspec_folder.display().to_string()),
             None => ("-", "-".into()),
         };
-        println!("{:<11} {status:<18} {name:<24} {folder}", outcome.language);
+        writeln!(stdout(), "{:<11} {status:<18} {name:<24} {folder}", outcome.language)?;
     }
+    Ok(())
 }
 
 /// Show the news: a spinner on a terminal, plain lines elsewhere (a log has no use for a spinner).
 fn watch(name: String, mut news: Receiver<Progress>) -> JoinHandle<()> {
-    let bar = std::io::stderr().is_terminal().then(|| {
+    let bar = stderr().is_terminal().then(|| {
         let bar = ProgressBar::new_spinner();
         if let Ok(style) = ProgressStyle::with_template("{spinner} {elapsed} {prefix}: {wide_msg}") {
             bar.set_style(style);
@@ -330,7 +342,7 @@ fn watch(name: String, mut news: Receiver<Progress>) -> JoinHandle<()> {
             };
             match &bar {
                 Some(bar) => bar.set_message(line),
-                None => eprintln!("{name}: {line}"),
+                None => say!("{name}: {line}"),
             }
         }
         if let Some(bar) = bar {

@@ -1,6 +1,6 @@
 //! Packages of Debian (and of systems made from it): what is there, and the commands that bring the rest.
 
-use std::{path::Path, time::Duration};
+use std::{path::Path, process::Stdio, time::Duration};
 
 use nix::unistd::geteuid;
 use tokio::sync::mpsc::Sender;
@@ -111,14 +111,14 @@ impl System {
         let commands = self.commands();
         for (index, command) in commands.iter().enumerate() {
             Progress::step(progress, index + 1, commands.len(), command.to_string()).await;
-            let ended = command.run(progress).await;
+            let ended = command.run(Stdio::null(), progress).await;
             // Lists that are merely old name files that the archive no longer has.
             let stale = |tail: &str| tail.contains("404") || tail.contains("apt-get update");
             match ended {
                 Err(InstallError::Failed { tail, .. }) if !self.update && stale(&tail) => {
                     for command in [self.update(), command.clone()] {
                         Progress::step(progress, index + 1, commands.len(), format!("old lists: {command}")).await;
-                        command.run(progress).await?;
+                        command.run(Stdio::null(), progress).await?;
                     }
                 }
                 ended => ended?,

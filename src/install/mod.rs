@@ -9,6 +9,7 @@ use std::{
     io::{self, Write},
     os::unix::fs::PermissionsExt,
     path::{Path, PathBuf},
+    process::Stdio,
     time::{Duration, Instant},
 };
 
@@ -199,7 +200,7 @@ impl Plan {
     pub async fn run(self, progress: &Sender<Progress>) -> Result<Installed, InstallError> {
         let Self { recipe, options, .. } = self;
         let seal = options.seal(&recipe);
-        let _lock = lock(&options.beside(&recipe, "lock"), progress).await?;
+        let lock = take_lock(&options.beside(&recipe, "lock"), progress).await?;
         let old = options.beside(&recipe, "old");
         delete(&old).await?;
         let mut plan = Self::new(recipe, options).await?;
@@ -225,7 +226,11 @@ impl Plan {
                     delete(&old).await?;
                 }
                 Step::Write { path, text, .. } => write(path, text)?,
-                Step::Run(command) => command.run(progress).await?,
+                // The lock is the command's stdin, an empty file: should we be killed, it holds until the command ends.
+                Step::Run(command) => {
+                    let stdin = lock.try_clone().map_err(InstallError::io("open", command.program.clone()))?;
+                    command.run(Stdio::from(stdin), progress).await?;
+                }
             }
         }
         let verified = fs::read_to_string(&seal.path).is_ok_and(|text| text == seal.text);
@@ -254,12 +259,12 @@ impl Installed {
     }
 }
 
-/// One installation of a language at a time. The lock ends with the process, however that ends.
-async fn lock(path: &Path, progress: &Sender<Progress>) -> Result<Flock<File>, InstallError> {
+/// One installation of a language at a time. The lock ends with the process and its children, however they end.
+async fn take_lock(path: &Path, progress: &Sender<Progress>) -> Result<Flock<File>, InstallError> {
     if let Some(folder) = path.parent() {
         fs::create_dir_all(folder).map_err(InstallError::io("make the folder", folder))?;
     }
-    let open = File::options().create(true).truncate(false).write(true).open(path);
+    let open = File::options().create(true).truncate(false).read(true).write(true).open(path);
     let mut file = open.map_err(InstallError::io("open", path))?;
     let started = Instant::now();
     let mut said = false;
@@ -392,7 +397,7 @@ mod tests {
     async fn two_at_once_take_turns_and_the_second_finds_it_done() {
         let folder = tempfile::tempdir().expect("a folder");
         let (progress, mut news) = channel(100);
-        let held = lock(&folder.path().join("data/environments/.lua.lock"), &progress).await.expect("a lock");
+        let held = take_lock(&folder.path().join("data/environments/.lua.lock"), &progress).await.expect("a lock");
         let both = [plan_in(folder.path(), PYPI).await, plan_in(folder.path(), PYPI).await].map(|plan| {
             let progress = progress.clone();
             tokio::spawn(async move { plan.expect("a plan").run(&progress).await.expect("installed").already })

@@ -78,7 +78,7 @@ impl Command {
         }
     }
 
-    fn spawn(&self) -> Result<Child, InstallError> {
+    fn spawn(&self, stdin: Stdio) -> Result<Child, InstallError> {
         let mut command = tokio::process::Command::new(&self.program);
         command.args(&self.args).envs(self.env.iter().map(|(name, value)| (name, value)));
         for name in NOT_INHERITED {
@@ -88,19 +88,20 @@ impl Command {
             command.current_dir(folder);
         }
         // A group of its own, so that a compiler started by npm or pip ends together with them.
-        command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped()).process_group(0).kill_on_drop(true);
+        command.stdin(stdin).stdout(Stdio::piped()).stderr(Stdio::piped()).process_group(0).kill_on_drop(true);
         command.spawn().map_err(InstallError::io("run", &self.program))
     }
 
-    /// Run it to its end. Dropping the future ends the command and its children with SIGTERM.
+    /// Run it to its end, with a `stdin` that has nothing to read. Dropping the future ends the command and its
+    /// children with SIGTERM.
     ///
     /// # Errors
     ///
     /// - [`InstallError::Io`] when the program cannot be started.
     /// - [`InstallError::Failed`] when it does not exit with 0.
     /// - [`InstallError::Timeout`] when its deadline passed; it and its children are dead by then.
-    pub async fn run(&self, progress: &Sender<Progress>) -> Result<(), InstallError> {
-        let mut child = self.spawn()?;
+    pub async fn run(&self, stdin: Stdio, progress: &Sender<Progress>) -> Result<(), InstallError> {
+        let mut child = self.spawn(stdin)?;
         let group = Group(child.id());
         let tail = Tail::default();
         let readers = [
@@ -226,7 +227,7 @@ mod tests {
     #[tokio::test]
     async fn a_failure_shows_the_last_output_of_both_streams() {
         let (progress, mut news) = channel(100);
-        let error = sh("echo one; echo two >&2; exit 3", GRACE).run(&progress).await.expect_err("fails");
+        let error = sh("echo one; echo two >&2; exit 3", GRACE).run(Stdio::null(), &progress).await.expect_err("fails");
         let InstallError::Failed { status, tail, .. } = error else { panic!("{error}") };
         assert_eq!(status, "exit status: 3");
         assert!(tail.contains("  one") && tail.contains("  two"), "{tail}");
@@ -236,7 +237,10 @@ mod tests {
     #[tokio::test]
     async fn only_the_tail_is_kept() {
         let (progress, _news) = channel(1);
-        let error = sh("seq 1000; printf 'bar 1\\rbar 2\\n'; exit 1", GRACE).run(&progress).await.expect_err("fails");
+        let error = sh("seq 1000; printf 'bar 1\\rbar 2\\n'; exit 1", GRACE)
+            .run(Stdio::null(), &progress)
+            .await
+            .expect_err("fails");
         let InstallError::Failed { tail, .. } = error else { panic!("{error}") };
         assert_eq!(tail.lines().count(), TAIL_LINES);
         assert!(tail.ends_with("  1000\n  bar 2"), "{tail}");
@@ -246,7 +250,7 @@ mod tests {
     async fn a_deadline_ends_the_command_and_its_children() {
         let (progress, mut news) = channel(100);
         let started = Instant::now();
-        let error = sh("sleep 60 & echo $!; wait", Duration::from_millis(500)).run(&progress).await;
+        let error = sh("sleep 60 & echo $!; wait", Duration::from_millis(500)).run(Stdio::null(), &progress).await;
         assert!(matches!(error, Err(InstallError::Timeout { .. })), "{error:?}");
         assert!(started.elapsed() < GRACE);
         let Ok(Progress::Line(child)) = news.try_recv() else { panic!("no line") };
@@ -265,7 +269,8 @@ mod tests {
     #[tokio::test]
     async fn a_missing_program_is_named() {
         let (progress, _news) = channel(1);
-        let error = Command::new("no-such-program", [""; 0], GRACE).run(&progress).await.expect_err("fails");
+        let error =
+            Command::new("no-such-program", [""; 0], GRACE).run(Stdio::null(), &progress).await.expect_err("fails");
         assert_eq!(error.to_string(), "cannot run no-such-program");
         assert_eq!(ask("no-such-program", &[]).await, (false, String::new()));
     }
