@@ -191,7 +191,7 @@ async fn work(
     }
     if let Err(error) = &packages {
         let hint = error.hint().map(|hint| format!("\nhint: {hint}")).unwrap_or_default();
-        say!("Debian packages: {error}{hint}");
+        say!("{error}{hint}");
     }
     outcomes
 }
