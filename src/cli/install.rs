@@ -1,11 +1,11 @@
 //! `kernelbridge install`: which languages were meant, what will run, what came of it.
 //!
-//! Data goes to stdout, everything else to stderr.
+//! Data goes to `out` (stdout), everything else to stderr.
 
 use std::{
     collections::BTreeSet,
     env,
-    io::{self, IsTerminal, Write, stderr, stdout},
+    io::{self, IsTerminal, Write, stderr},
     path::PathBuf,
     time::{Duration, Instant},
 };
@@ -26,8 +26,14 @@ use crate::{
 };
 
 /// As `eprintln!`, but a reader that went away (`2>&1 | head`) must not end an installation half-way.
+#[cfg(not(test))]
 macro_rules! say {
     ($($word:tt)*) => {{ let _ = writeln!(stderr(), $($word)*); }};
+}
+/// The test runner keeps the output of tests that pass to itself, but only `eprintln!`'s.
+#[cfg(test)]
+macro_rules! say {
+    ($($word:tt)*) => { eprintln!($($word)*) };
 }
 
 /// What was typed.
@@ -110,6 +116,7 @@ pub async fn run(
     languages: &[(Language, Files)],
     options: Options,
     verify: impl AsyncFn(&Installed) -> Result<String, String>,
+    out: &mut impl Write,
 ) -> anyhow::Result<u8> {
     let chosen = choose(wanted, languages)?;
     let options = Options { yes: wanted.yes, reinstall: wanted.reinstall, ..options };
@@ -119,8 +126,8 @@ pub async fn run(
         _ = tokio::signal::ctrl_c() => bail!("interrupted; run it again to go on"),
     };
     match wanted.json {
-        true => writeln!(stdout(), "{}", serde_json::to_string_pretty(&outcomes)?)?,
-        false => show(&outcomes)?,
+        true => writeln!(out, "{}", serde_json::to_string_pretty(&outcomes)?)?,
+        false => show(&outcomes, out)?,
     }
     let is_bad = |outcome: &Outcome| match outcome.status {
         Status::Installed | Status::AlreadyInstalled => false,
@@ -207,7 +214,9 @@ async fn install_packages(
     system.permission(options.yes)?;
     let names = needing.iter().map(|(name, _)| *name).collect::<Vec<_>>().join(", ");
     let commands = system.commands().iter().map(Command::to_string).collect::<Vec<_>>().join("\n  ");
-    say!("Debian packages for {names}; this runs now:\n  {commands}");
+    say!(
+        "Debian packages for {names}; this runs now (again after `apt-get update`, if the lists are too old):\n  {commands}"
+    );
     let (progress, news) = channel(64);
     let watcher = watch("Debian packages".into(), news);
     let ended = system.run(options.yes, &progress).await;
@@ -295,8 +304,8 @@ impl Outcome {
     }
 }
 
-/// The table at the end, on stdout.
-fn show(outcomes: &[Outcome]) -> io::Result<()> {
+/// The table at the end.
+fn show(outcomes: &[Outcome], out: &mut impl Write) -> io::Result<()> {
     for outcome in outcomes {
         let status = match outcome.status {
             Status::Installed => "installed",
@@ -308,7 +317,7 @@ fn show(outcomes: &[Outcome]) -> io::Result<()> {
             Some(installed) => (installed.kernelspec_name.as_str(), installed.kernelspec_folder.display().to_string()),
             None => ("-", "-".into()),
         };
-        writeln!(stdout(), "{:<11} {status:<18} {name:<24} {folder}", outcome.language)?;
+        writeln!(out, "{:<11} {status:<18} {name:<24} {folder}", outcome.language)?;
     }
     Ok(())
 }
@@ -349,4 +358,91 @@ fn watch(name: String, mut news: Receiver<Progress>) -> JoinHandle<()> {
             bar.finish_and_clear();
         }
     })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn language(name: &str, aliases: &str, install: &str) -> (Language, Files) {
+        let text = format!(
+            "name = \"{name}\"\naliases = [{aliases}]\ndisplay-name = \"x\"\nextension = \"x\"\n[kernelspec]\n\
+             languages = []\n{install}"
+        );
+        let kernel = r#"{"argv": ["x", "{connection_file}"], "display_name": "x", "language": "x"}"#;
+        (Language::parse(&text).expect("a language"), Files::from([("kernel.json".into(), kernel.into())]))
+    }
+
+    /// `sh` is there wherever the tests run, so that nothing but a kernelspec is missing.
+    fn languages() -> Vec<(Language, Files)> {
+        vec![
+            language("python", "\"py\"", "[install]\ndebian = [\"x\"]\nprograms = [\"sh\"]"),
+            language("julia", "", "[install]\nhint = \"do it yourself\""),
+        ]
+    }
+
+    fn wanted(words: &[&str]) -> Wanted {
+        Wanted { languages: words.iter().map(|word| (*word).to_owned()).collect(), ..Wanted::default() }
+    }
+
+    #[test]
+    fn what_does_not_exist_is_answered_with_what_does() {
+        let check = |words: &[&str], expected: &str| {
+            assert_eq!(choose(&wanted(words), &languages()).expect_err("refused").to_string(), expected);
+        };
+        let exist = "can be installed: python; by hand: julia";
+        check(&["pyton"], &format!("no language `pyton`; did you mean `python`?\n{exist}"));
+        check(&["py", "cobol"], &format!("no language `cobol`\n{exist}"));
+        check(&[], &format!("which language? {exist}\nhint: or `--all`"));
+    }
+
+    #[test]
+    fn aliases_are_the_same_language() {
+        let languages = languages();
+        assert_eq!(choose(&wanted(&["Py", "python", "julia"]), &languages).expect("chosen").len(), 2);
+        let all = Wanted { all: true, ..Wanted::default() };
+        assert_eq!(choose(&all, &languages).expect("chosen").len(), 2);
+    }
+
+    #[tokio::test]
+    async fn a_kernel_that_does_not_start_is_a_failure_until_it_does() {
+        let folder = tempfile::tempdir().expect("a folder");
+        let options = Options::new(folder.path().join("data"), folder.path().join("jupyter"));
+        let languages = languages();
+        let chosen = choose(&wanted(&["python"]), &languages).expect("chosen");
+        let outcome_of = async |seen: Result<&str, &str>| {
+            let seen = seen.map(String::from).map_err(String::from);
+            let mut outcomes = work(&chosen, &options, async |_| seen.clone()).await;
+            assert_eq!(outcomes.len(), 1);
+            let mut outcome = outcomes.remove(0);
+            outcome.seconds = 0.0;
+            outcome.line()
+        };
+        assert_eq!(
+            outcome_of(Err("it died")).await,
+            "python: failed: installed, but the kernel does not work: it died\n\
+             hint: `kernelbridge install python --reinstall` makes it anew"
+        );
+        assert_eq!(outcome_of(Ok("Python 3")).await, "python: already installed: Python 3");
+        assert_eq!(outcome_of(Err("never asked again")).await, "python: already installed");
+    }
+
+    #[tokio::test]
+    async fn all_means_all_that_can_be_had_here() {
+        let folder = tempfile::tempdir().expect("a folder");
+        let options = || Options::new(folder.path().join("data"), folder.path().join("jupyter"));
+        let code = async |wanted: Wanted| {
+            let mut out = Vec::new();
+            let code = run(&wanted, &languages(), options(), async |_| Ok("fine".into()), &mut out).await;
+            (code.expect("runs"), String::from_utf8(out).expect("text"))
+        };
+        let (ended, out) = code(Wanted { all: true, json: true, ..Wanted::default() }).await;
+        let out: serde_json::Value = out.parse().expect("JSON");
+        assert_eq!((ended, &out[0]["status"], &out[1]["status"]), (0, &"installed".into(), &"left-out".into()));
+        assert_eq!(out[1]["hint"], "do it yourself");
+        let (ended, out) = code(wanted(&["python"])).await;
+        assert_eq!(ended, 0);
+        assert!(out.starts_with("python      already installed  kernelbridge-python "), "{out}");
+        assert_eq!(code(wanted(&["julia"])).await, (2, format!("julia       left out{:11}-{:24}-\n", "", "")));
+    }
 }

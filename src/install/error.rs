@@ -83,7 +83,7 @@ pub enum InstallError {
         commands: Vec<String>,
     },
     /// The packages are installed, and still the kernel would not find what it needs.
-    #[error("after the installation {what} is still missing")]
+    #[error("{what} is missing, although the packages that should bring it are installed")]
     StillMissing {
         /// A program, or the recipe's probe.
         what: String,

@@ -311,7 +311,7 @@ mod tests {
         let nothing = Some(System { packages: Vec::new(), update: false, root: true });
         assert_eq!(
             refused(Found { missing: missing(), debian: nothing, ..ready() }).0,
-            "after the installation the program `lua5.4` is still missing"
+            "the program `lua5.4` is missing, although the packages that should bring it are installed"
         );
         assert_eq!(
             refused(Found { python: python((3, 9), true), ..ready() }).0,
