@@ -291,4 +291,20 @@ pub(super) mod tests {
             }
         }
     }
+
+    #[test]
+    fn every_kernelspec_of_this_repository_is_one_that_its_shim_was_written_for() {
+        let folders = std::fs::read_dir(concat!(env!("CARGO_MANIFEST_DIR"), "/kernelspecs")).expect("a folder");
+        let read = |folder: &Path, name: &str| std::fs::read_to_string(folder.join(name)).ok();
+        for folder in folders.flatten().map(|folder| folder.path()) {
+            let (Some(text), Some(kernelspec)) = (read(&folder, "language.toml"), read(&folder, "kernel.json")) else {
+                continue;
+            };
+            let language = Language::parse(&text).expect("a language");
+            let kernelspec: Value = kernelspec.parse().expect("JSON");
+            let argv: Vec<String> = serde_json::from_value(kernelspec["argv"].clone()).expect("strings");
+            assert!(folder.ends_with(&language.name), "{}", folder.display());
+            assert!(language.runs_on(kernelspec["language"].as_str().expect("text"), &argv), "{kernelspec}");
+        }
+    }
 }
