@@ -154,10 +154,16 @@ pub struct Limits {
     pub depth: Option<u32>,
 }
 
-/// How `kernelbridge install` brings the kernel. Each source that is present is used.
-#[derive(Debug, Clone, Deserialize)]
+/// How `kernelbridge install` brings the kernel. Each source that is present is used; with none, `hint` says what to do.
+///
+/// Beside `language.toml`, `requirements.txt` pins everything that `pypi` pulls in, `package.json` and
+/// `package-lock.json` everything that `npm` does, and `kernel.json` is the kernelspec that is registered, in which
+/// `{env}` stands for the managed environment's folder.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Deserialize)]
 #[serde(deny_unknown_fields, rename_all = "kebab-case")]
 pub struct Install {
+    /// The oldest Python that the pinned packages run on: `3.11`.
+    pub python: Option<String>,
     /// PyPI requirements, pinned (`ipykernel==7.4.0`), installed into a virtual environment of the language's own.
     #[serde(default)]
     pub pypi: Vec<String>,
@@ -168,12 +174,20 @@ pub struct Install {
     #[serde(default)]
     pub debian: Vec<String>,
     /// Programs that must be on PATH afterwards, whoever installed them (`bash`, `octave`); when all of them are there
-    /// already, `debian` is not needed.
+    /// already and `probe` succeeds, `debian` is not needed.
     #[serde(default)]
     pub programs: Vec<String>,
+    /// A command that succeeds when a library is there that no program shows (IRkernel, ZeroMQ's header).
+    #[serde(default)]
+    pub probe: Vec<String>,
     /// Commands run in the managed environment after the packages are there; `{env}` is its folder.
     #[serde(default)]
     pub commands: Vec<Vec<String>>,
+    /// A command that succeeds while the managed environment is whole; `{env}` is its folder.
+    #[serde(default)]
+    pub check: Vec<String>,
+    /// What a person does by hand where the recipe cannot help.
+    pub hint: Option<String>,
 }
 
 /// Why a `language.toml` was refused.

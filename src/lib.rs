@@ -7,6 +7,7 @@ pub mod client;
 pub mod connection;
 pub mod discover;
 pub mod host;
+pub mod install;
 pub mod kernelspec;
 pub mod language;
 pub mod manifest;

@@ -50,6 +50,8 @@ pub enum Command {
         #[arg(long)]
         json: bool,
     },
+    /// Install kernels by the recipes of their language folders, and register them for you
+    Install(InstallArgs),
     /// Print a completion script for a shell
     Completions {
         /// Which shell.
@@ -61,6 +63,31 @@ pub enum Command {
         #[arg(value_hint = ValueHint::DirPath)]
         dir: Option<PathBuf>,
     },
+}
+
+/// `kernelbridge install`
+#[derive(Debug, clap::Args)]
+#[command(
+    after_help = "PyPI and npm packages go into a folder of the language's own under your data folder; Debian packages are \
+                        for the whole system and are installed with --yes only, after showing what will run.\n\
+                        Running it again is quick and changes nothing."
+)]
+pub struct InstallArgs {
+    /// Languages, by name or alias.
+    #[arg(required_unless_present = "all", value_name = "LANGUAGE")]
+    pub languages: Vec<String>,
+    /// Every language that can be installed here.
+    #[arg(long, conflicts_with = "languages")]
+    pub all: bool,
+    /// Install Debian packages too, where they are needed (as root).
+    #[arg(long)]
+    pub yes: bool,
+    /// Make the environments anew.
+    #[arg(long)]
+    pub reinstall: bool,
+    /// Print JSON.
+    #[arg(long)]
+    pub json: bool,
 }
 
 /// `kernelbridge run`

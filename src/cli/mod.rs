@@ -5,9 +5,11 @@
 
 mod args;
 mod call;
+mod install;
 pub mod languages;
 mod plugins;
 mod run;
+mod setup;
 mod show;
 mod state;
 
@@ -58,6 +60,7 @@ async fn obey(args: Args) -> anyhow::Result<Ending> {
         Command::Call(options) => call::call(options, &kernelspecs).await,
         Command::State(options) => state::state(&options),
         Command::Languages { json } => show::languages(&kernelspecs, json),
+        Command::Install(options) => setup::install(options, &kernelspecs).await,
         Command::Completions { shell } => {
             clap_complete::generate(shell, &mut Args::command(), "kernelbridge", &mut std::io::stdout());
             Ok(Ending::Done)

@@ -28,6 +28,8 @@ use crate::{
 
 /// How many requests may wait in a plugin's inbox.
 const INBOX: usize = 64;
+/// How long a kernel may take to start, if no manifest says.
+const STARTUP: Duration = Duration::from_secs(60);
 /// Largest message from a shim, unless the language has a lower limit.
 const MESSAGE_BYTES: usize = 256 * 1024 * 1024;
 
@@ -135,7 +137,7 @@ impl Plugin {
     ) -> Result<Self, LoadError> {
         let began = Instant::now();
         let deadline = began + source.startup;
-        let mut client = KernelClient::launch(launch_options(runtime, source)).await?;
+        let mut client = KernelClient::launch(launch_options(runtime, Some(source))).await?;
         let outputs = client.take_outputs();
         let name: Arc<str> = source.name.as_str().into();
         let about = About {
@@ -258,13 +260,15 @@ impl Plugin {
     }
 }
 
-fn launch_options(runtime: &Runtime, source: &PluginSource) -> LaunchOptions {
+/// How to start the kernel of a runtime: in a plugin's folder, or where we are.
+pub fn launch_options(runtime: &Runtime, source: Option<&PluginSource>) -> LaunchOptions {
     let behaviour = runtime.language.as_ref().map(|language| language.kernel.clone()).unwrap_or_default();
     let mut env = runtime.env.clone();
     env.extend(behaviour.env);
     let file = runtime.language.as_ref().and_then(|language| Some(language.shim.as_ref()?.file.clone()));
     let files = file.zip(runtime.shim.as_ref()).map(|(file, text)| (file, text.to_string())).into_iter().collect();
-    let working_dir = source.path.as_ref().and_then(|path| path.parent()).filter(|dir| dir.is_dir());
+    let entry = source.and_then(|source| source.path.as_ref());
+    let working_dir = entry.and_then(|path| path.parent()).filter(|dir| dir.is_dir());
     LaunchOptions {
         spec: LaunchSpec {
             kernel_name: runtime.kernelspec.clone(),
@@ -275,7 +279,7 @@ fn launch_options(runtime: &Runtime, source: &PluginSource) -> LaunchOptions {
             stack_bytes: behaviour.stack_bytes,
             files,
         },
-        startup: source.startup,
+        startup: source.map_or(STARTUP, |source| source.startup),
         interrupt: behaviour.interrupt.unwrap_or(runtime.interrupt),
         no_control: behaviour.no_control,
         no_shutdown: behaviour.no_shutdown,
