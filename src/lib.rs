@@ -1,2 +1,3 @@
 //! Plugins in any language that has a Jupyter kernel.
+pub mod kernelspec;
 pub mod language;
