@@ -1,3 +1,4 @@
 //! Plugins in any language that has a Jupyter kernel.
+pub mod discover;
 pub mod kernelspec;
 pub mod language;
