@@ -4,7 +4,7 @@
 //! `jupyter kernelspec list` in the same environment. Nothing is skipped in silence. Nothing here launches a kernel.
 
 mod environment;
-pub mod languages;
+mod languages;
 mod matching;
 mod native;
 mod origin;
@@ -264,7 +264,7 @@ impl Discovery {
         Err(DiscoverError::NotFound { name: name.to_owned(), nearest, found, searched })
     }
 
-    /// Kernelspecs that `name` hides, most important first.
+    /// Kernelspecs that `found` hides, most important first.
     pub fn shadowed_by<'a>(&'a self, found: &'a Found) -> impl Iterator<Item = &'a Found> {
         self.shadowed.iter().filter(|shadowed| shadowed.by == found.dir).map(|shadowed| &shadowed.found)
     }

@@ -164,7 +164,7 @@ mod tests {
     use super::*;
 
     fn environment(vars: &[(&str, &str)]) -> Environment {
-        Environment::new(vars.iter().copied(), "/work")
+        Environment::new(vars.iter().copied(), "/cwd")
     }
 
     #[test]
@@ -174,7 +174,7 @@ mod tests {
         check("/home/me//", "/home/me");
         check("/", "/");
         check("", "/");
-        check("me", "/work/me");
+        check("me", "/cwd/me");
         assert!(environment(&[]).home().is_absolute());
     }
 

@@ -138,7 +138,7 @@ mod tests {
     use super::{super::prefix::PrefixSource, *};
 
     fn check(vars: &[(&str, &str)], prefix: Option<&str>, expected: &[&str]) {
-        let environment = Environment::new(vars.iter().copied(), "/work");
+        let environment = Environment::new(vars.iter().copied(), "/cwd");
         let prefix = prefix.map(|dir| Prefix {
             dir: PathBuf::from(dir),
             how: PrefixSource::VirtualEnv,
@@ -179,9 +179,9 @@ mod tests {
             None,
             &[
                 "/a/kernels (jupyter-path)",
-                "/work/b/kernels (jupyter-path)",
-                "/work/kernels (jupyter-path)",
-                "/work/kernels (jupyter-path)",
+                "/cwd/b/kernels (jupyter-path)",
+                "/cwd/kernels (jupyter-path)",
+                "/cwd/kernels (jupyter-path)",
                 "/d/kernels (user)",
                 "/u/share/jupyter/kernels (user-base)",
                 SYSTEM[0],
@@ -205,12 +205,12 @@ mod tests {
     #[test]
     fn ipython_may_be_elsewhere() {
         let check = |dir: &str, expected: &str| {
-            let environment = Environment::new([("HOME", "/h"), ("IPYTHONDIR", dir)], "/work");
+            let environment = Environment::new([("HOME", "/h"), ("IPYTHONDIR", dir)], "/cwd");
             assert_eq!(ipython_dir(&environment), Path::new(expected));
         };
         check("/i", "/i");
         check("~/i", "/h/i");
         check("~", "/h");
-        check("i", "/work/i");
+        check("i", "/cwd/i");
     }
 }

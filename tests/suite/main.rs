@@ -1,0 +1,8 @@
+//! All integration tests, in one binary: real kernels, real sockets, real files.
+//!
+//! - `conformance`: every language folder, the same cases, over every carrier
+//! - `discover`: kernelspecs found against jupyter_client's, on random machines
+
+mod conformance;
+mod discover;
+mod support;
