@@ -1,0 +1,4 @@
+bridge_export hello hello
+hello() {
+  if then
+}

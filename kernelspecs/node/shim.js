@@ -1,0 +1,300 @@
+// kernelbridge shim for JavaScript on Node under ijavascript: docs/protocol.md over the `pipe` carrier.
+// Runs once as a cell and leaves one name, the global `bridge`; a plugin is a module with a scope of its own.
+// Registration only tags; dispatch, JSON and errors are done here. The shim of language `javascript` is its twin: it
+// differs in the carrier `jupyter`, in how interrupts are caught, and in the section "The kernel".
+(() => {
+  "use strict";
+  const [fs, vm, readline, Module, { inspect }, { pathToFileURL }, { dirname }, { spawnSync }] =
+    ["fs", "vm", "readline", "module", "util", "url", "path", "child_process"].map((name) => require(`node:${name}`));
+  const directory = process.env.KERNELBRIDGE_DIR, cancelFile = `${directory}/cancel`;
+  const fresh = () => ({ tags: [], functions: [], exports: new Map(), shutdowns: [], locate: (text) => text });
+  let plugin = { name: null, config: {}, source: "", ...fresh() };
+  const AsyncFunction = (async () => {}).constructor;
+  const isPromise = (value) => typeof value?.then === "function";
+  const then = (value, change) => isPromise(value) ? value.then(change) : change(value);
+
+  // ---- Errors
+  const codes = { Raised: -32000, Cancelled: -32003, Deadlock: -32004, NotFound: -32601, Invalid: -32602 };
+  /** What authors catch. `cause` is the error object as received; the shim's own errors have none. */
+  class BridgeError extends Error {
+    constructor(kind, message, cause) {
+      super(message, cause && { cause });
+      Object.assign(this, { kind, data: cause?.data ?? { kind } });
+    }
+  }
+  Object.defineProperty(BridgeError.prototype, "name", { value: "BridgeError" });
+  /** The shim's own answer to a request: it keeps its kind, where an author's error becomes `Raised`. */
+  class Refusal extends BridgeError {}
+  const deadlock = () => new Refusal("Deadlock", "an async function cannot run while its plugin waits in a call");
+  const cancelled = () => new Refusal("Cancelled", "cancelled by the host");
+  function describe(thrown) {
+    if (thrown?.code === "ERR_SCRIPT_EXECUTION_INTERRUPTED") thrown = cancelled(); // what `guard` makes of SIGINT
+    const { kind, message } = thrown instanceof Refusal ? thrown : {};
+    if (kind) return { code: codes[kind], message, data: { kind, plugin: plugin.name } };
+    const isError = thrown instanceof Error, ename = isError ? String(thrown.name) : typeof thrown;
+    const evalue = plugin.locate(isError ? String(thrown.message) : inspect(thrown));
+    let remote = thrown; // an error of another plugin may escape as it is or as the cause of the author's own
+    for (let i = 0; i < 10 && remote instanceof Error && !(remote instanceof BridgeError); i++) remote = remote.cause;
+    const cause = remote instanceof BridgeError ? remote.cause : undefined;
+    const data = { kind: "Raised", ename, evalue, traceback: traceback(thrown), plugin: plugin.name, cause };
+    return { code: codes.Raised, message: `${ename}: ${evalue}`, data };
+  }
+  // The shim's frames bear the name of the cell it came in. Author's code begins above `invoke`.
+  const ownName = /([^\s(]+):\d+:\d+\)?$/.exec(new Error().stack.split("\n")[1])[1];
+  const isOwn = (line) => ["(", "at ", "async "].some((before) => line.includes(`${before}${ownName}:`));
+  function traceback(thrown) {
+    const lines = String(thrown?.stack ?? "").split("\n");
+    const end = lines.findIndex((line) => isOwn(line) && line.includes(" invoke "));
+    const isAuthors = (line) => line && !isOwn(line) && !/\((node:internal|node:vm|ext:)/.test(line);
+    return lines.slice(0, end < 0 ? lines.length : end).filter(isAuthors).map(plugin.locate);
+  }
+
+  // ---- Values: JSON, and {"$bytes": base64} for bytes
+  const hasBytes = (value) => typeof value === "object" && value !== null &&
+    (value instanceof Uint8Array || (Array.isArray(value) ? value : Object.values(value)).some(hasBytes));
+  const base64 = ({ buffer, byteOffset, byteLength }) => Buffer.from(buffer, byteOffset, byteLength).toString("base64");
+  // Buffer has a toJSON of its own, so the value itself is looked at.
+  function bytesOut(key, value) { return this[key] instanceof Uint8Array ? { $bytes: base64(this[key]) } : value; }
+  const bytesIn = (_, value) => typeof value?.$bytes === "string" && Object.keys(value).length === 1
+    ? new Uint8Array(Buffer.from(value.$bytes, "base64")) : value;
+  const decode = (text) => JSON.parse(text, text.includes('"$bytes":') ? bytesIn : undefined);
+  function encode(value) {
+    try {
+      const text = JSON.stringify(value, hasBytes(value) ? bytesOut : undefined) ?? "null";
+      if (!text.includes("\\ud")) return text; // half a surrogate pair, a string in JavaScript only
+      return text.replace(/\\(?:\\|ud[89a-f][0-9a-f]{2})/g, (found) => found === "\\\\" ? found : "\\ufffd");
+    } catch (error) {
+      const why = error instanceof RangeError ? "circular or nested too deep" : error.message;
+      throw new Refusal("Invalid", `this value cannot be sent: ${why}`);
+    }
+  }
+
+  // ---- Carriers
+  const inbox = Buffer.allocUnsafe(65536); // what was read and not yet taken lies from `start` to `end`
+  let up, down, start, end;
+  const stop = (why) => { throw new Error(`kernelbridge: ${why}`); };
+  function read(into, at) {
+    try {
+      return fs.readSync(down, into, at, into.length - at, null) || stop("the host closed the pipe");
+    } catch (error) {
+      for (const until = Date.now() + 50; error.code === "EINTR" && Date.now() < until;); // `guard` is about to end this
+      throw error;
+    }
+  }
+  const fifo = (name, flags) => fs.openSync(`${directory}/${name}`, flags); // close-on-exec, as Node opens all files
+  const byte = () => (start === end && ([start, end] = [0, read(inbox, 0)]), inbox[start++]);
+  const pipe = {
+    open: () => [up, down, start, end] = [fifo("to-host", "w"), fifo("to-plugin", "r"), 0, 0],
+    close: () => [up, down].forEach((file) => fs.closeSync(file)),
+    post(text) {
+      const frame = Buffer.from(`${Buffer.byteLength(text)}\n${text}`);
+      for (let written = 0; written < frame.length;) written += fs.writeSync(up, frame, written);
+    },
+    next() {
+      let length = 0;
+      for (let digit; (digit = byte()) !== 10;) length = length * 10 + digit - 48;
+      if (length <= end - start) return inbox.toString("utf8", start, start += length);
+      const body = Buffer.allocUnsafe(length);
+      let have = inbox.copy(body, 0, start, end);
+      for (start = end; have < length;) have += read(body, have);
+      return body.toString();
+    },
+  };
+  // When an interrupt cuts a frame off, the rest of it is lost: the turn stays ended.
+  const whole = (step) => (text) => (ended = "cut", text = step(text), ended = false, text);
+  Object.assign(pipe, { post: whole(pipe.post), next: whole(pipe.next) });
+
+  // ---- Turns: synchronous until a handler returns a promise
+  let carrier = null, ended = false, sent = 0, taken = 0; // `sent`, `taken`: the last request ids
+  let watch, cancel, held = []; // `cancel` fails the awaited handler; `held`: notifications that wait for a turn
+  function turn() {
+    pipe.open();
+    [carrier, ended, watch] = [pipe, false, setInterval(look, 20)];
+    let pending;
+    try {
+      $$.input = input; // ijavascript makes a new `$$` for each cell
+      ['{"jsonrpc":"2.0","method":"ready"}', ...held.splice(0)].forEach(carrier.post);
+      pending = guard(loop);
+    } finally {
+      if (!pending) release();
+    }
+    return pending && drive(pending).finally(release);
+  }
+  const drive = async (pending) => { for (; pending; pending = guard(loop)) await pending; };
+  const release = () => (clearInterval(watch), carrier.close(), carrier = null);
+  const look = () => fs.existsSync(cancelFile) && (fs.rmSync(cancelFile, { force: true }), cancel?.(cancelled()));
+  // An interrupt is SIGINT to this process, the kernel's child. It ends a vm script with `breakOnSigint`, busy or not,
+  // by an error thrown here. Every request runs in one, and so does the turn: the first costs 50 us, those within none.
+  const script = new vm.Script("bridge._run()", { filename: ownName });
+  let job;
+  const guard = (fn) => (job = fn, script.runInThisContext({ breakOnSigint: true, displayErrors: false }));
+  process.on("SIGINT", () => cancel?.(cancelled())); // a handler is awaited, or nothing runs
+
+  /** Serve until the turn ends, or until a handler has to be awaited: then the promise of its response. */
+  function loop() {
+    while (!ended) {
+      const message = receive(), pending = message.method && message.id !== undefined && serve(message, true);
+      if (pending) return pending;
+    }
+    if (ended === "cut") stop("interrupted in the middle of a frame");
+  }
+  function receive() {
+    const message = decode(carrier.next()), { method, id } = message;
+    if (method === "end") ended = true;
+    if (!method || id === undefined) return message;
+    if (id <= taken) return receive(); // stale, from before an interrupt
+    taken = id;
+    return message;
+  }
+  function serve({ id, method, params }, mayWait) {
+    let outcome;
+    try {
+      if (!Object.hasOwn(methods, method)) throw new Refusal("NotFound", `no method \`${method}\``);
+      outcome = guard(() => methods[method](params ?? {}, mayWait));
+      if (mayWait && printing()) outcome = Promise.resolve(outcome);
+      if (!isPromise(outcome)) return reply(id, outcome);
+      if (!mayWait) outcome.then(() => {}, () => {}); // its late error has nobody to go to
+      if (!mayWait) throw deadlock();
+    } catch (thrown) {
+      return reply(id, describe(thrown), "error");
+    }
+    return new Promise((resolve, reject) => outcome.then(resolve, cancel = reject)).finally(() => cancel = null)
+      .finally(flush).then((value) => reply(id, value), (thrown) => reply(id, describe(thrown), "error"));
+  }
+  function reply(id, value, key = "result") {
+    let text;
+    try { text = encode(value); } catch (refusal) { return reply(id, describe(refusal), "error"); }
+    if (!ended) carrier.post(`{"jsonrpc":"2.0","id":${id},"${key}":${text}}`);
+  }
+  /** Ask the host and wait for its answer. Whoever waits, serves. */
+  function request(method, params) {
+    if (!carrier) throw new BridgeError("Cancelled", "no turn is open: the host listens only during one");
+    const text = encode(params), id = ++sent;
+    if (!ended) carrier.post(`{"jsonrpc":"2.0","id":${id},"method":"${method}","params":${text}}`);
+    while (!ended) {
+      const message = receive(), { result, error } = message;
+      if (message.method && message.id !== undefined) serve(message, false);
+      else if (message.id === id && error) throw new BridgeError(error.data?.kind ?? "Host", error.message, error);
+      else if (message.id === id) return result;
+    }
+    throw new BridgeError("Cancelled", "the turn is over");
+  }
+  function notify(method, params) {
+    const text = `{"jsonrpc":"2.0","method":"${method}","params":${encode(params)}}`;
+    if (carrier && !ended) carrier.post(text);
+    else if (held.length < 1000) held.push(text); // from background code: the next turn takes it along
+  }
+
+  // ---- Methods of the host
+  const methods = {
+    initialize: ({ plugin: { name }, config = {} }) => (Object.assign(plugin, { name, config }), about),
+    async load({ path, cells }) {
+      plugin = { ...plugin, ...fresh(), source: cells.map((cell) => cell.source).join("\n") };
+      await importPlugin(path, cells);
+      return { handlers: plugin.tags, async: false }; // one constant opens every turn
+    },
+    event: ({ handler, ...event }, mayWait) => invoke(plugin.functions[handler], mayWait, event),
+    events({ handler, chain, events }, mayWait) {
+      const listed = (results) => Array.isArray(results) && results.length === events.length;
+      const outcome = (result) => result instanceof Error ? { error: describe(result) } : { result: result ?? null };
+      return then(invoke(plugin.functions[handler], mayWait, events.map((event) => ({ ...event, chain }))),
+        (results) => ({ outcomes: events.map((_, i) => outcome(listed(results) ? results[i] : null)) }));
+    },
+    filter: ({ handler, ...event }, mayWait) => then(invoke(plugin.functions[handler], mayWait, event), (changed) =>
+      changed ? { topic: changed.topic ?? event.topic, key: changed.key, data: changed.data } : null),
+    call: ({ name, args }, mayWait) => invoke(plugin.exports.get(name), mayWait, ...args),
+    async shutdown() { for (const fn of plugin.shutdowns.splice(0)) await invoke(fn, true); },
+  };
+  function invoke(fn, mayWait, ...args) {
+    if (!fn) throw new Refusal("NotFound", "no such handler or export");
+    if (!mayWait && fn instanceof AsyncFunction) throw deadlock();
+    return fn(...args);
+  }
+
+  // ---- What authors see
+  function tag(kind, fn, more) {
+    if (typeof fn !== "function") throw new TypeError(`bridge.${kind} needs a function`);
+    plugin.tags.push({ id: plugin.functions.push(fn) - 1, kind, ...more });
+  }
+  /** The signature, and the JSDoc comment above the export or above the function it names. */
+  function docOf(name, fn) {
+    const [, signature = "(...)"] = /^(?:async\s*)?(?:function\b[^(]*)?(\([^()]*\)|[\w$]+(?=\s*=>))/.exec(fn) ?? [];
+    const literal = (word) => word.replace(/\W/g, "\\$&"), at = [`bridge\\.export\\(\\s*["'\`]${literal(name)}["'\`]`];
+    if (fn.name) at.push(`(?:export\\s+)?(?:async\\s+)?(?:function\\*?|const|let|var)\\s+${literal(fn.name)}\\b`);
+    const comment = new RegExp(`/\\*\\*((?:(?!\\*/)[^])*)\\*/\\s*(?:${at.join("|")})`).exec(plugin.source)?.[1] ?? "";
+    return `${name}${signature.replace(/^[^(].*/, "($&)")}\n${comment.replace(/^[ \t]*\*[ \t]?/gm, "").trim()}`.trim();
+  }
+  const call = (name, ...args) => request("call", { name, args });
+  const logger = (level) => [level, (message, fields) => notify("log", { level, message: String(message), fields })];
+  const stored = (key, fallback, { value, version } = call("state.read", key)) => [version ? value : fallback, version];
+  const state = {
+    get: (key, fallback = null) => stored(key, fallback)[0],
+    set: (key, value) => call("state.set", key, value),
+    delete: (key) => call("state.delete", key),
+    list: (prefix = "") => call("state.list", prefix),
+    update(key, change, fallback = null) {
+      for (;;) {
+        const [value, version] = stored(key, fallback), changed = change(value);
+        if (isPromise(changed)) throw new TypeError("the function given to bridge.state.update must not be async");
+        if (call("state.swap", key, version, changed).swapped) return changed;
+      }
+    },
+  };
+  globalThis.bridge = Object.freeze({
+    on: (topic, fn, { batch = 0 } = {}) => tag("on", fn, { topic, name: fn?.name || topic, batch }),
+    filter: (topic, fn, priority = 0) => tag("filter", fn, { topic, name: fn?.name || topic, priority }),
+    export: (name, fn) => void (tag("export", fn, { name, doc: docOf(name, fn) }), plugin.exports.set(name, fn)),
+    emit: (topic, data = null, key = undefined) => void request("emit", { topic, data, key }),
+    log: Object.fromEntries(["debug", "info", "warn", "error"].map(logger)),
+    progress: (done, total, message) => notify("progress", { done, total, message }),
+    on_shutdown: (fn) => void plugin.shutdowns.push(fn),
+    get config() { return plugin.config; },
+    call, state, Error: BridgeError, _turn: turn, _run: () => job(),
+  });
+
+  // ---- The kernel
+  const interpreter = `Node ${process.versions.node}, V8 ${process.versions.v8}`;
+  const about = { bridge: "1", language: "node", interpreter, features: [] };
+  function compile(source, filename) {
+    const module = Object.assign(new Module(filename), { filename, paths: Module._nodeModulePaths(dirname(filename)) });
+    module._compile(source, filename);
+    return module.exports;
+  }
+  const importModule = compile("module.exports = (url) => import(url)", __filename); // a cell has no import()
+  let loads = 0;
+  /** A file is imported from where it lies, so that its own imports work; notebook cells become one CommonJS module. */
+  async function importPlugin(path, cells) {
+    const query = `?load=${++loads}`; // Node loads an ES module once for each URL, a CommonJS module once
+    plugin.locate = (text) => text.replaceAll(query, "");
+    if (path && cells.length === 1 && fs.existsSync(path) && fs.readFileSync(path, "utf8") === cells[0].source) {
+      delete require.cache[fs.realpathSync(path)];
+      return importModule(pathToFileURL(path) + query).catch((error) => {
+        if (!(error instanceof SyntaxError) || error.stack.includes(path)) throw error;
+        const { stderr } = spawnSync(process.execPath, ["--check", path]); // else nobody tells an ES module's line
+        throw Object.assign(error, { stack: String(stderr).split("\n    at ")[0] });
+      });
+    }
+    const lines = cells.flatMap(({ name, source }) => source.split("\n").map((_, i) => `${name}:${i + 1}`));
+    const file = path ?? `${process.cwd()}/notebook`, place = new RegExp(`${file.replace(/\W/g, "\\$&")}:(\\d+)`, "g");
+    plugin.locate = (text) => text.replace(place, (found, line) => lines[line - 1] ?? found);
+    compile(plugin.source, file);
+  }
+  // ijavascript passes prints on from a stream that stops at 16 KiB until the event loop runs.
+  const printing = () => process.stdout.writableLength + process.stderr.writableLength > 0;
+  const flush = async () => { while (printing()) await new Promise(setImmediate); };
+  // An author's keyboard read asks the host: this process has no keyboard.
+  const input = async ({ prompt = "" } = {}, callback = (_, text) => text) => callback(null, call("host.input", prompt));
+  for (const { prototype } of [readline.Interface, readline.promises.Interface]) {
+    const { question } = prototype;
+    prototype.question = function (query, ...rest) {
+      if (!carrier || this.input !== process.stdin) return question.call(this, query, ...rest);
+      const text = call("host.input", query), callback = rest.at(-1);
+      return typeof callback === "function" ? void callback(text) : Promise.resolve(text);
+    };
+  }
+  function report(thrown) {
+    const { message, data: { traceback } } = describe(thrown);
+    notify("log", { level: "error", message: `uncaught: ${message}`, fields: { traceback } });
+  }
+  for (const event of ["unhandledRejection", "uncaughtException"]) process.on(event, report);
+})();

@@ -1,0 +1,300 @@
+# kernelbridge shim for R on IRkernel: the plugin protocol (docs/protocol.md) between this interpreter and its host.
+# The kernel executes this text once. It leaves one name, `bridge`, on the search path, out of reach of rm(list = ls()).
+# It needs jsonlite and evaluate, which IRkernel itself depends on. Frames are read and written with interrupts
+# suspended, so that none is ever cut in two; only author code runs with interrupts allowed.
+local({
+  up <- down <- NULL   # the FIFO pair, while a pipe turn runs; without it the carrier is jupyter
+  ask <- NULL          # jupyter: IRkernel's own readline()
+  heard <- NULL        # jupyter: the answer to the last prompt, until somebody takes it
+  ended <- TRUE        # no turn runs, or its `end` was read: nothing may be sent
+  sent <- served <- 0  # ids of our last request and of the host's
+  drawn <- FALSE       # something was plotted since the last response
+  config <- handlers <- exports <- shutdowns <- list()
+  cell <- NULL         # while loading: srcfile and first line of the running expression
+  `%||%` <- function(a, b) if (is.null(a)) b else a  # base has it since R 4.4
+
+  # ---- JSON. jsonlite reads. Writing is ours, because toJSON() takes 50 to 300 us for the smallest value and cuts
+  # integers above 1e15; classed values (data frames, dates, factors, I()) and matrices still go to toJSON().
+  quoted <- function(x) {
+    x <- enc2utf8(x)
+    if (!any(grepl("[\"\\\\\001-\037]", x, perl = TRUE, useBytes = TRUE))) return(paste0("\"", x, "\"", recycle0 = TRUE))
+    as.character(jsonlite::toJSON(x, collapse = FALSE))
+  }
+  decimal <- function(x) {
+    text <- sprintf("%.15g", x)
+    longer <- is.finite(x) & suppressWarnings(as.numeric(text)) != x
+    text[longer] <- sprintf("%.17g", x[longer])
+    text[is.infinite(x)] <- "null"
+    text
+  }
+  encode <- function(x) {
+    if (is.null(x)) return("null")
+    if (is.object(x) || !is.null(dim(x))) {
+      return(as.character(jsonlite::toJSON(x, auto_unbox = TRUE, digits = NA, null = "null", na = "null")))
+    }
+    if (is.list(x)) {
+      items <- vapply(x, encode, "", USE.NAMES = FALSE)
+      if (is.null(names(x))) return(paste0("[", paste(items, collapse = ","), "]"))
+      return(paste0("{", paste(quoted(names(x)), items, sep = ":", collapse = ",", recycle0 = TRUE), "}"))
+    }
+    text <- switch(typeof(x),
+      character = quoted(x), double = decimal(x), integer = as.character(x), logical = c("false", "true")[x + 1L],
+      complex = quoted(as.character(x)), raw = return(paste0("{\"$bytes\":\"", jsonlite::base64_enc(x), "\"}")),
+      stop("a value of type ", typeof(x), " has no JSON form", call. = FALSE))
+    text[is.na(x)] <- "null"
+    if (length(text) == 1L) text else paste0("[", paste(text, collapse = ","), "]")
+  }
+  decode <- function(text) {
+    value <- jsonlite::parse_json(text)
+    if (grepl("\"$bytes\":", text, fixed = TRUE)) restore(value) else value
+  }
+  restore <- function(x) {
+    if (identical(names(x), "$bytes") && is.character(x[[1L]])) return(jsonlite::base64_dec(x[[1L]]))
+    if (is.list(x)) x[] <- lapply(x, restore)
+    x
+  }
+
+  # ---- Carriers
+  say <- function(...) {
+    text <- paste0("{\"jsonrpc\":\"2.0\",", ..., "}")
+    if (is.null(up)) return(heard <<- ask(text))
+    writeLines(c(sprintf("%d", nchar(text, "bytes") + 1L), text), up, useBytes = TRUE)
+    flush(up)
+  }
+  hear <- function() {
+    if (is.null(down)) {
+      text <- heard %||% ask("[]")
+      heard <<- NULL
+    } else {
+      size <- readLines(down, 1L)
+      if (!length(size)) stop("the host has closed the pipe", call. = FALSE)
+      text <- readChar(down, as.integer(size), useBytes = TRUE)
+      Encoding(text) <- "UTF-8"
+    }
+    decode(text)
+  }
+  notify <- function(method, params) {
+    if (!ended) suspendInterrupts({
+      say("\"method\":\"", method, "\",\"params\":", encode(params))
+      if (is.null(up)) while (!identical(hear()$method, "continue")) NULL
+    })
+  }
+  request <- function(method, params) {
+    params <- tryCatch(encode(params), error = function(e) fail("Invalid", conditionMessage(e)))
+    if (!ended) suspendInterrupts({
+      id <- sent <<- sent + 1
+      say("\"id\":", decimal(id), ",\"method\":\"", method, "\",\"params\":", params)
+      repeat {
+        message <- hear()
+        if (!is.null(message$method)) serve(message)
+        if (ended || (is.null(message$method) && isTRUE(message$id == id))) break
+      }
+    })
+    Sys.sleep(0)  # an interrupt that came while we waited fires here
+    if (ended) fail("Cancelled", "the turn is over")
+    e <- message$error
+    if (!is.null(e)) fail(e$data$kind %||% "Host", e$message, e$data, e)
+    message$result
+  }
+
+  # The native exception, for tryCatch(..., bridge_error = function(e) e$kind); `cause` is the error as it was received.
+  fail <- function(kind, message, data = NULL, cause = NULL) {
+    fields <- list(message = message, kind = kind, data = data, cause = cause)
+    stop(structure(fields, class = c("bridge_error", "error", "condition")))
+  }
+
+  # ---- Running author code. The call names its arguments instead of holding them, for tracebacks and match.call().
+  invoke <- function(fn, args) do.call("fn", lapply(seq_along(args), function(i) call("[[", quote(args), i)))
+  # The author's part of the stack, outermost first: the frames above the innermost invoke() that stand in the plugin's
+  # source, and the call that raised if it stands elsewhere.
+  stack <- function(label, raiser) {
+    calls <- sys.calls()
+    raiser <- if (!is.null(raiser) && !identical(raiser[[1L]], quote(fn))) deparse(raiser, nlines = 1L)[[1L]]
+    inner <- length(calls)
+    while (!identical(sys.function(inner), invoke)) inner <- inner - 1L
+    lines <- if (!is.null(cell)) sprintf("%s:%d", cell$file$filename, cell$line)
+    for (i in seq(inner + 1L, length(calls))) {
+      ref <- attr(calls[[i]], "srcref") %||% attr(sys.function(i), "srcref")
+      if (!isTRUE(attr(ref, "srcfile")$plugin)) next
+      text <- deparse(calls[[i]], nlines = 1L)[[1L]]
+      if (identical(text, raiser)) raiser <- NULL
+      if (identical(calls[[i]][[1L]], quote(fn))) text <- label
+      lines <- c(lines, sprintf("%s:%d: %s", attr(ref, "srcfile")$filename, ref[[1L]], text))
+    }
+    if (length(lines) > 60L) lines <- c(head(lines, 30L), "...", tail(lines, 29L))  # endless recursion
+    as.list(c(lines, raiser))
+  }
+  error_object <- function(kind, code, message, ...) list(code = code, message = message, data = list(kind = kind, ...))
+  raised <- function(e, trace = list()) {
+    name <- class(e)[[1L]]
+    text <- paste(conditionMessage(e), collapse = "\n")
+    answer <- error_object("Raised", -32000L, paste0(name, ": ", text), ename = name, evalue = text, traceback = trace)
+    if (inherits(e, "bridge_error")) answer$data$cause <- e$cause
+    answer
+  }
+  # Ends a request with an error that author code had no part in.
+  refuse <- function(answer) stop(structure(list(answer = answer), class = c("bridge_refusal", "error", "condition")))
+  not_found <- function(...) refuse(error_object("NotFound", -32601L, paste0(...)))
+
+  # Forces `value`, a promise of author code, and gives the outcome as JSON text: "result":... or "error":{...}.
+  outcome <- function(label, value) {
+    trace <- list()
+    note <- function(e) if (!inherits(e, "bridge_refusal")) trace <<- stack(label, conditionCall(e))
+    unsendable <- function(e) error_object("Invalid", -32602L, paste0(label, ": the value cannot be sent: ", conditionMessage(e)))
+    answer <- tryCatch({
+      allowInterrupts(withCallingHandlers(value, error = note))
+      tryCatch(return(paste0("\"result\":", encode(value))), error = unsendable)
+    },
+      interrupt = function(i) error_object("Cancelled", -32003L, "interrupted"),
+      error = function(e) if (inherits(e, "bridge_refusal")) e$answer else raised(e, trace))
+    paste0("\"error\":", encode(answer))
+  }
+
+  # evaluate keeps prints until the cell ends and IRkernel keeps plots, but a turn is long: both go out per response.
+  show_output <- function() {
+    evaluate::flush_console()
+    if (drawn) try(silent = TRUE, {
+      drawn <<- FALSE
+      for (hook in getHook("before.plot.new")) hook()
+      executor <- environment(getOption("jupyter.base_display_func"))$.self
+      if (!is.null(executor$last_recorded_plot)) executor$send_plot(executor$last_recorded_plot)
+      executor$last_recorded_plot <- NULL
+    })
+  }
+
+  # ---- One function for each message of the host
+  run_handler <- function(params) {
+    handler <- handlers[params$handler][[1L]] %||% not_found("no handler ", params$handler)
+    invoke(handler$fn, list(params$events %||% params[names(params) != "handler"]))
+  }
+  methods <- list(
+    initialize = function(params) {
+      config <<- params$config
+      list(bridge = "1", language = "r", interpreter = R.version.string, features = list())
+    },
+    load = function(params) {
+      handlers <<- exports <<- shutdowns <<- list()
+      space <- new.env(parent = globalenv())
+      assign("bridge", bridge, envir = space)
+      on.exit(cell <<- NULL)
+      for (part in params$cells) {
+        lines <- sub("\r$", "", strsplit(part$source, "\n", fixed = TRUE)[[1L]])
+        file <- list2env(list(plugin = TRUE), srcfilecopy(part$name, lines))
+        code <- tryCatch(parse(text = lines, srcfile = file, keep.source = TRUE), error = function(e)
+          refuse(raised(structure(e, class = c("parseError", class(e))), as.list(strsplit(conditionMessage(e), "\n")[[1L]]))))
+        for (i in seq_along(code)) {
+          cell <<- list(file = file, line = attr(code, "srcref")[[i]][[1L]])
+          invoke(eval, list(code[[i]], space))
+        }
+      }
+      list(handlers = lapply(handlers, function(h) h[names(h) != "fn"]), async = FALSE)
+    },
+    event = run_handler, filter = run_handler,
+    events = function(params) {
+      values <- run_handler(params)
+      n <- length(params$events)
+      if (!is.vector(values) || !is.null(names(values)) || length(values) != n) values <- vector("list", n)
+      list(outcomes = lapply(values, function(v) if (inherits(v, "error")) list(error = raised(v)) else list(result = v)))
+    },
+    call = function(params) invoke(exports[[params$name]] %||% not_found("no function `", params$name, "`"), params$args),
+    shutdown = function(params) for (fn in shutdowns) invoke(fn, list()))
+
+  serve <- function(message) {
+    if (message$method == "end") ended <<- TRUE
+    if (is.null(message$id) || message$id <= served) return()
+    served <<- message$id
+    params <- message$params
+    label <- paste(c(message$method, params$name, params$topic), collapse = " ")
+    text <- outcome(label, (methods[[message$method]] %||% not_found("no method `", message$method, "`"))(params))
+    if (ended) return()
+    show_output()
+    say("\"id\":", decimal(message$id), ",", text)
+  }
+
+  forget_interrupt <- function() tryCatch(allowInterrupts(Sys.sleep(0)), interrupt = function(i) NULL)
+  run_turn <- function(via) {
+    on.exit({
+      for (file in list(up, down)) if (!is.null(file)) close(file)
+      set_readline(ask)
+      up <<- down <<- heard <<- NULL
+      ended <<- TRUE
+      forget_interrupt()
+    })
+    ended <<- FALSE
+    ask <<- base::readline  # IRkernel puts its own there at every execute_request
+    set_readline(keyboard)
+    if (via == "pipe") {    # "e" is O_CLOEXEC, and the mode must end in "b"
+      up <<- file(file.path(Sys.getenv("KERNELBRIDGE_DIR"), "to-host"), "web", raw = TRUE)
+      down <<- file(file.path(Sys.getenv("KERNELBRIDGE_DIR"), "to-plugin"), "reb", raw = TRUE)
+    }
+    say("\"method\":\"ready\"")
+    while (!ended) {
+      message <- hear()
+      forget_interrupt()  # one that came too late for the handler it was meant for
+      if (!is.null(message$method)) serve(message)
+    }
+  }
+  # The author's keyboard reads become a host call, also inside packages.
+  keyboard <- function(prompt = "") host_call("host.input", prompt)
+  set_readline <- function(fn) {
+    unlockBinding("readline", baseenv())
+    assign("readline", fn, envir = baseenv())
+    lockBinding("readline", baseenv())
+  }
+
+  # ---- What authors see
+  register <- function(kind, name, topic, fn, ...) {
+    stopifnot(is.character(topic), length(topic) == 1L, is.function(fn))
+    id <- length(handlers) + 1L
+    name <- if (is.call(name)) topic else as.character(name)
+    handlers[[id]] <<- list(id = id, kind = kind, topic = topic, name = name, ..., fn = fn)
+    invisible(fn)
+  }
+  # The roxygen comment right above a function's source, or above the expression that exports it.
+  roxygen <- function(fn) {
+    ref <- attr(fn, "srcref")
+    for (line in c(if (identical(attr(ref, "srcfile"), cell$file)) ref[[1L]], cell$line)) {
+      first <- line
+      while (first > 1L && grepl("^\\s*#'", cell$file$lines[[first - 1L]])) first <- first - 1L
+      if (first < line) return(paste(sub("^\\s*#' ?", "", cell$file$lines[first:(line - 1L)]), collapse = "\n"))
+    }
+    ""
+  }
+  host_call <- function(name, ...) request("call", list(name = name, args = unname(list(...))))
+
+  bridge <- list2env(parent = emptyenv(), list(
+    .turn = function(via) suspendInterrupts(run_turn(via)),
+    on = function(topic, fn, batch = 0) register("on", substitute(fn), topic, fn, batch = as.integer(batch)),
+    filter = function(topic, fn, priority = 0) register("filter", substitute(fn), topic, fn, priority = as.integer(priority)),
+    export = function(name, fn) {
+      register("export", name, "", fn, doc = roxygen(fn))
+      invisible(exports[[name]] <<- fn)
+    },
+    call = host_call,
+    emit = function(topic, data = NULL, key = NULL) invisible(request("emit", list(topic = topic, data = data, key = key))),
+    state = list(
+      get = function(key, default = NULL) host_call("state.get", key) %||% default,
+      set = function(key, value) invisible(host_call("state.set", key, value)),
+      update = function(key, fn, default = NULL) repeat {
+        old <- host_call("state.read", key)
+        new <- fn(old$value %||% default)
+        if (host_call("state.swap", key, old$version, new)$swapped) return(new)
+      },
+      delete = function(key) invisible(host_call("state.delete", key)),
+      list = function(prefix = "") as.character(host_call("state.list", prefix))),
+    log = sapply(c("debug", "info", "warn", "error"), function(level) function(message, fields = NULL) {
+      notify("log", list(level = level, message = paste(message, collapse = " "), fields = if (length(fields)) as.list(fields)))
+    }),
+    progress = function(done, total = NULL, message = NULL) {
+      notify("progress", list(done = done, total = total, message = message))
+    },
+    on_shutdown = function(fn) invisible(shutdowns[[length(shutdowns) + 1L]] <<- match.fun(fn))))
+  makeActiveBinding("config", function() config, bridge)
+  lockEnvironment(bridge, bindings = TRUE)
+
+  if (!l10n_info()[["UTF-8"]]) Sys.setlocale("LC_CTYPE", "C.UTF-8")
+  options(expressions = 50000)  # a nested host call takes about 40
+  for (hook in c("plot.new", "persp", "grid.newpage")) setHook(hook, function(...) drawn <<- TRUE)
+  # getPass() hides IRkernel's own, further down the search path.
+  attach(list(bridge = bridge, getPass = keyboard), name = "kernelbridge", warn.conflicts = FALSE)
+})
