@@ -129,14 +129,15 @@ impl HostBuilder {
         self
     }
 
-    /// Offer a function to plugins. Its arguments are a tuple of types that serde reads: `|(a, b): (f64, f64)| async
+    /// Offer a function to plugins. An [`RpcError`](crate::rpc::RpcError) that it returns reaches the plugin as it is,
+    /// any other error as `Raised`. Its arguments are a tuple of types that serde reads: `|(a, b): (f64, f64)| async
     /// move { Ok::<_, String>(a + b) }`. A name has a dot and does not begin with a plugin's name.
     #[must_use]
     pub fn function<A, R, E, F, Fut>(self, name: &str, function: F) -> Self
     where
         A: DeserializeOwned,
         R: Serialize,
-        E: Display,
+        E: Display + 'static,
         F: Fn(A) -> Fut + Send + Sync + 'static,
         Fut: Future<Output = Result<R, E>> + Send + 'static,
     {
@@ -149,7 +150,7 @@ impl HostBuilder {
     where
         A: DeserializeOwned,
         R: Serialize,
-        E: Display,
+        E: Display + 'static,
         F: Fn(Caller, A) -> Fut + Send + Sync + 'static,
         Fut: Future<Output = Result<R, E>> + Send + 'static,
     {

@@ -1,6 +1,6 @@
 //! Host functions: what the application offers to plugins, and `state.*`.
 
-use std::{collections::HashMap, fmt::Display, future::Future, sync::Arc, time::Instant};
+use std::{any::Any, collections::HashMap, fmt::Display, future::Future, sync::Arc, time::Instant};
 
 use serde::{Serialize, de::DeserializeOwned};
 use serde_json::{
@@ -57,7 +57,7 @@ impl Functions {
     where
         A: DeserializeOwned,
         R: Serialize,
-        E: Display,
+        E: Display + 'static,
         F: Fn(Caller, A) -> Fut + Send + Sync + 'static,
         Fut: Future<Output = Result<R, E>> + Send + 'static,
     {
@@ -164,7 +164,11 @@ pub(super) fn invalid(name: &str, error: &serde_json::Error) -> RpcError {
     RpcError::new(ErrorKind::Invalid, format!("`{name}`: {error}"))
 }
 
-fn raised(name: &str, error: &impl Display) -> RpcError {
+/// A function that only passes on what a call of its own raised does not hide it.
+fn raised<E: Display + 'static>(name: &str, error: &E) -> RpcError {
+    if let Some(passed_on) = (error as &dyn Any).downcast_ref::<RpcError>() {
+        return passed_on.clone();
+    }
     let mut raised = RpcError::new(ErrorKind::Raised, format!("`{name}`: {error}"));
     (raised.ename, raised.evalue) = ("HostError".into(), error.to_string());
     raised

@@ -3,6 +3,17 @@
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 
+/// How many causes of an error are kept.
+const CAUSES: usize = 8;
+
+/// The last cause to be kept is the oldest: what it all began with.
+fn oldest_if(mut cause: &Value, causes: usize) -> &Value {
+    while causes == 1 && cause["data"]["cause"].is_object() {
+        cause = &cause["data"]["cause"];
+    }
+    cause
+}
+
 /// What kind of error it is: the plugin raised, the kernel is gone, or we are wrong.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub enum ErrorKind {
@@ -124,8 +135,13 @@ impl RpcError {
         if self.plugin.is_empty() { String::new() } else { format!("plugin `{}`: ", self.plugin) }
     }
 
-    /// Read an error object of the protocol; whatever is missing is left empty.
+    /// Read an error object of the protocol; whatever is missing is left empty, and of a long line of causes only the
+    /// youngest are kept, as each call that an error passes through adds one.
     pub fn from_json(error: &Value) -> Self {
+        Self::read(error, CAUSES)
+    }
+
+    fn read(error: &Value, causes: usize) -> Self {
         let text = |value: &Value| match value {
             Value::String(text) => text.clone(),
             Value::Null => String::new(),
@@ -139,7 +155,9 @@ impl RpcError {
             Value::Null => Vec::new(),
             other => vec![text(other)],
         };
-        let cause = data["cause"].is_object().then(|| Box::new(Self::from_json(&data["cause"])));
+        let cause = &data["cause"];
+        let cause =
+            (cause.is_object() && causes > 0).then(|| Box::new(Self::read(oldest_if(cause, causes), causes - 1)));
         Self {
             kind,
             message: text(&error["message"]),
@@ -185,6 +203,17 @@ mod tests {
         assert_eq!(RpcError::from_json(&error.to_json()), error);
         assert!(error.is_caused_by(ErrorKind::Deadlock));
         assert_eq!(error.report(), "plugin `geo`: ValueError: no\n    line 1\n  raised from: chains 1 and 2");
+    }
+
+    #[test]
+    fn of_many_causes_the_youngest_and_the_oldest_are_kept() {
+        let mut error = RpcError::new(ErrorKind::Invalid, "oldest");
+        for number in 0..100 {
+            error = RpcError { cause: Some(Box::new(error)), ..RpcError::new(ErrorKind::Raised, number.to_string()) };
+        }
+        let error = RpcError::from_json(&error.to_json());
+        assert!(error.is_caused_by(ErrorKind::Invalid));
+        assert_eq!(error.report().lines().count(), CAUSES + 1);
     }
 
     #[test]
