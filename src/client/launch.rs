@@ -8,7 +8,7 @@ use std::{
 
 use tokio::{
     sync::{mpsc, watch},
-    time::{Instant, timeout, timeout_at},
+    time::{Instant, sleep, timeout, timeout_at},
 };
 
 use crate::{
@@ -29,6 +29,11 @@ const PORT_TRIES: usize = 4;
 const NUDGE: Duration = Duration::from_millis(500);
 /// How many nudges are given before iopub is taken for silent.
 const NUDGES: usize = 5;
+
+/// What ilua gives as its language's version until it has one, how often it is asked again, and for how long.
+const NO_VERSION: &str = "n/a";
+const UNFINISHED_PAUSE: Duration = Duration::from_millis(50);
+const UNFINISHED: Duration = Duration::from_secs(20);
 
 /// How to start a kernel and how to treat it.
 #[derive(Debug, Clone)]
@@ -128,7 +133,7 @@ impl KernelClient {
             counters,
             tasks: [tokio::spawn(task.run()), tokio::spawn(drain.run())],
         };
-        match client.kernel_info(until.saturating_duration_since(Instant::now())).await {
+        match client.first_info(until).await {
             Ok(info) => client.info = info,
             Err(ClientError::Gone { exit, output_tail }) => {
                 return Err(ClientError::DiedAtLaunch { name: options.spec.kernel_name.clone(), exit, output_tail });
@@ -146,6 +151,18 @@ impl KernelClient {
         client.nudge(&mut seen, until).await?;
         client.welcomed = seen.borrow().welcome;
         Ok(client)
+    }
+
+    /// ilua answers before its Lua is there, and ends when it is sent code then.
+    async fn first_info(&self, until: Instant) -> Result<content::KernelInfoReply, ClientError> {
+        let patience = until.min(Instant::now() + UNFINISHED);
+        loop {
+            let info = self.kernel_info(until.saturating_duration_since(Instant::now())).await?;
+            if info.language_info.version != NO_VERSION || Instant::now() >= patience {
+                return Ok(info);
+            }
+            sleep(UNFINISHED_PAUSE).await;
+        }
     }
 
     /// A subscription takes effect in the kernel at its own time; ask again until something comes over iopub.
