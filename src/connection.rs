@@ -49,11 +49,7 @@ impl ConnectionInfo {
 
     /// The ZeroMQ endpoint of a port: `tcp://127.0.0.1:5555` or `ipc:///folder/kernel-1`.
     pub fn endpoint(&self, port: u16) -> String {
-        if self.transport == "ipc" {
-            format!("ipc://{}-{port}", self.ip)
-        } else {
-            format!("tcp://{}:{port}", self.ip)
-        }
+        if self.transport == "ipc" { format!("ipc://{}-{port}", self.ip) } else { format!("tcp://{}:{port}", self.ip) }
     }
 }
 

@@ -270,7 +270,8 @@ mod tests {
 
     #[test]
     fn kernel_info_may_miss_anything() {
-        let info: KernelInfoReply = serde_json::from_str(r#"{"language_info":[],"protocol_version":"5.3.0"}"#).expect("reads");
+        let info: KernelInfoReply =
+            serde_json::from_str(r#"{"language_info":[],"protocol_version":"5.3.0"}"#).expect("reads");
         assert_eq!((info.protocol_version.as_str(), info.language_info.name.as_str()), ("5.3.0", ""));
         let input: InputRequest = serde_json::from_str(r#"{"prompt":"p"}"#).expect("reads");
         assert!(!input.password);
