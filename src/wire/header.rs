@@ -3,6 +3,8 @@
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
 
+use crate::wire::json;
+
 /// A message's header; also the shape of a parent header.
 ///
 /// See [message header](https://jupyter-client.readthedocs.io/en/stable/messaging.html#message-header).
@@ -39,7 +41,7 @@ impl Header {
         if let Ok(header) = serde_json::from_slice::<Self>(header) {
             return Some(header);
         }
-        let fields: Map<String, Value> = serde_json::from_slice(header).ok()?;
+        let fields: Map<String, Value> = json::from_slice(header).ok()?;
         if fields.is_empty() {
             return None;
         }
@@ -83,5 +85,8 @@ mod tests {
             r#"{"msg_id":"1","session":"s","username":"u","date":"d","msg_type":"t","version":"5.3","extra":[]}"#,
             Some(("1", "t")),
         );
+        check(r#"{"msg_id":"1","msg_type":"t","username":"\ud83d"}"#, Some(("1", "t")));
+        let latin1 = Header::parse(b"{\"msg_id\":\"1\",\"username\":\"Andr\xe9\"}").expect("a header");
+        assert_eq!((latin1.msg_id.as_str(), latin1.username.as_str()), ("1", "Andr\u{fffd}"));
     }
 }
