@@ -87,4 +87,11 @@ mod tests {
             check(json, None);
         }
     }
+
+    #[test]
+    fn numbers_keep_all_their_digits() {
+        // Without serde_json's feature `float_roundtrip` the last digit of some is off by one.
+        let number: f64 = from_slice(b"5.7434573488898695e-34").expect("a number");
+        assert_eq!(number.to_bits(), 5.743_457_348_889_869_5e-34_f64.to_bits());
+    }
 }
