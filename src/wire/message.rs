@@ -58,6 +58,7 @@ pub struct ContentError {
 
 /// What came out of a socket.
 #[derive(Debug)]
+#[expect(clippy::large_enum_variant, reason = "nearly all are messages; a box would be one more allocation for each")]
 pub enum Received {
     /// A verified message.
     Message(Message),
