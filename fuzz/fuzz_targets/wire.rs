@@ -1,5 +1,7 @@
 //! Messages made of arbitrary bytes.
 //!
+//! `fuzz/seed && cargo +nightly fuzz run wire -- -max_len=8192`
+//!
 //! The input is lines, so that real messages are readable seeds (`fuzz/seed` writes them). The first line says what
 //! follows: `signed` the parts of a message, which are then signed, so that everything behind the signature is reached;
 //! anything else is followed by frames as they come out of a socket.
