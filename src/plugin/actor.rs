@@ -61,7 +61,7 @@ pub(super) struct State {
     turn: Option<OpenTurn>,
     queued: VecDeque<Queued>,
     stack: Vec<Frame>,
-    calls: FuturesUnordered<Pin<Box<dyn Future<Output = (u64, CallOutcome)> + Send>>>,
+    calls: FuturesUnordered<HostCall>,
     next_id: u64,
     next_token: u64,
     /// Why the kernel is gone.
@@ -69,6 +69,8 @@ pub(super) struct State {
     stop: Option<(Duration, oneshot::Sender<()>)>,
 }
 
+/// A call of the plugin's under way, with its token.
+type HostCall = Pin<Box<dyn Future<Output = (u64, CallOutcome)> + Send>>;
 type CallOutcome = Result<Result<Box<RawValue>, RpcError>, Aborted>;
 
 struct Queued {
