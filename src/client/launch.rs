@@ -8,7 +8,7 @@ use std::{
 
 use tokio::{
     sync::{mpsc, watch},
-    time::{Instant, timeout, timeout_at},
+    time::{Instant, sleep, timeout, timeout_at},
 };
 
 use crate::{
@@ -27,6 +27,8 @@ use crate::{
 const PORT_TRIES: usize = 4;
 /// How long one nudge waits for a sign of life on iopub.
 const NUDGE: Duration = Duration::from_millis(500);
+/// How often a wrapper kernel is asked whether its interpreter is there.
+const INTERPRETER: Duration = Duration::from_millis(20);
 /// How many nudges are given before iopub is taken for silent.
 const NUDGES: usize = 5;
 
@@ -43,6 +45,8 @@ pub struct LaunchOptions {
     pub no_control: bool,
     /// It does not end on `shutdown_request`.
     pub no_shutdown: bool,
+    /// Version of the language that it gives while its interpreter is not there yet.
+    pub unready_version: Option<String>,
 }
 
 impl KernelClient {
@@ -143,9 +147,19 @@ impl KernelClient {
             }
             Err(error) => return Err(error),
         }
+        client.wait_for_interpreter(until).await?;
         client.nudge(&mut seen, until).await?;
         client.welcomed = seen.borrow().welcome;
         Ok(client)
+    }
+
+    /// A wrapper kernel may answer before the interpreter behind it is there.
+    async fn wait_for_interpreter(&mut self, until: Instant) -> Result<(), ClientError> {
+        while self.options.unready_version.as_ref() == Some(&self.info.language_info.version) {
+            sleep(INTERPRETER).await;
+            self.info = self.kernel_info(until.saturating_duration_since(Instant::now())).await?;
+        }
+        Ok(())
     }
 
     /// A subscription takes effect in the kernel at its own time; ask again until something comes over iopub.
