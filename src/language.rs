@@ -119,6 +119,9 @@ pub struct KernelBehaviour {
     /// The kernel does not end on `shutdown_request` (ijavascript, Prolog): go on to SIGTERM at once.
     #[serde(default)]
     pub no_shutdown: bool,
+    /// Version that `kernel_info_reply` gives of the language while the interpreter behind the kernel is not there yet.
+    /// ilua says `n/a`, and dies of an `execute_request` that comes too early.
+    pub unready_version: Option<String>,
     /// Stack limit of the kernel's processes in bytes (`ulimit -s`); R nests 50 calls deep on 8 MiB and 400 on 64 MiB.
     pub stack_bytes: Option<u64>,
     /// Added to the kernel's environment.

@@ -9,7 +9,11 @@ use tokio::{
 };
 
 use crate::{
-    client::{ClientError, Ids, Output, output::Metered, task::Channel, task::Command},
+    client::{
+        ClientError, Ids, Output,
+        output::Metered,
+        task::{Channel, Command, Request},
+    },
     wire::{Header, content},
 };
 
@@ -103,14 +107,9 @@ impl Execution {
     pub async fn reply_input(&self, input: &Input, value: &str) -> Result<(), ClientError> {
         let content: Bytes = serde_json::to_vec(&content::InputReply { value })?.into();
         let header = self.ids.header("input_reply");
-        let command = Command::Send {
-            channel: Channel::Stdin,
-            header,
-            parent: Some(input.header.clone()),
-            content,
-            waiter: None,
-        };
-        self.commands.send(command).await.map_err(|_| ClientError::Closed)
+        let parent = Some(input.header.clone());
+        let request = Request { channel: Channel::Stdin, header, parent, content, waiter: None };
+        self.commands.send(Command::Send(Box::new(request))).await.map_err(|_| ClientError::Closed)
     }
 
     /// Wait for the reply and, for at most 250 ms more, for `idle`, refusing input.

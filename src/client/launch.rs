@@ -27,13 +27,10 @@ use crate::{
 const PORT_TRIES: usize = 4;
 /// How long one nudge waits for a sign of life on iopub.
 const NUDGE: Duration = Duration::from_millis(500);
+/// How often a wrapper kernel is asked whether its interpreter is there.
+const INTERPRETER: Duration = Duration::from_millis(20);
 /// How many nudges are given before iopub is taken for silent.
 const NUDGES: usize = 5;
-
-/// What ilua gives as its language's version until it has one, how often it is asked again, and for how long.
-const NO_VERSION: &str = "n/a";
-const UNFINISHED_PAUSE: Duration = Duration::from_millis(50);
-const UNFINISHED: Duration = Duration::from_secs(20);
 
 /// How to start a kernel and how to treat it.
 #[derive(Debug, Clone)]
@@ -48,6 +45,8 @@ pub struct LaunchOptions {
     pub no_control: bool,
     /// It does not end on `shutdown_request`.
     pub no_shutdown: bool,
+    /// Version of the language that it gives while its interpreter is not there yet.
+    pub unready_version: Option<String>,
 }
 
 impl KernelClient {
@@ -133,7 +132,7 @@ impl KernelClient {
             counters,
             tasks: [tokio::spawn(task.run()), tokio::spawn(drain.run())],
         };
-        match client.first_info(until).await {
+        match client.kernel_info(until.saturating_duration_since(Instant::now())).await {
             Ok(info) => client.info = info,
             Err(ClientError::Gone { exit, output_tail }) => {
                 return Err(ClientError::DiedAtLaunch { name: options.spec.kernel_name.clone(), exit, output_tail });
@@ -148,21 +147,19 @@ impl KernelClient {
             }
             Err(error) => return Err(error),
         }
+        client.wait_for_interpreter(until).await?;
         client.nudge(&mut seen, until).await?;
         client.welcomed = seen.borrow().welcome;
         Ok(client)
     }
 
-    /// ilua answers before its Lua is there, and ends when it is sent code then.
-    async fn first_info(&self, until: Instant) -> Result<content::KernelInfoReply, ClientError> {
-        let patience = until.min(Instant::now() + UNFINISHED);
-        loop {
-            let info = self.kernel_info(until.saturating_duration_since(Instant::now())).await?;
-            if info.language_info.version != NO_VERSION || Instant::now() >= patience {
-                return Ok(info);
-            }
-            sleep(UNFINISHED_PAUSE).await;
+    /// A wrapper kernel may answer before the interpreter behind it is there.
+    async fn wait_for_interpreter(&mut self, until: Instant) -> Result<(), ClientError> {
+        while self.options.unready_version.as_ref() == Some(&self.info.language_info.version) {
+            sleep(INTERPRETER).await;
+            self.info = self.kernel_info(until.saturating_duration_since(Instant::now())).await?;
         }
+        Ok(())
     }
 
     /// A subscription takes effect in the kernel at its own time; ask again until something comes over iopub.

@@ -43,7 +43,7 @@ pub use execution::{Executed, Execution, ExecutionEvent, Input};
 pub use launch::LaunchOptions;
 pub use output::{Counters, Output, Outputs};
 
-use task::{Channel, Command, Waiter};
+use task::{Channel, Command, Request, Waiter};
 
 /// A client of one kernel. Dropping it kills the kernel with all its descendants; [`KernelClient::shutdown`] asks first.
 #[derive(Debug)]
@@ -375,8 +375,8 @@ impl KernelClient {
         waiter: Option<Waiter>,
     ) -> Result<(), ClientError> {
         let content: Bytes = serde_json::to_vec(content)?.into();
-        let command = Command::Send { channel, header, parent, content, waiter };
-        self.commands.send(command).await.map_err(|_| self.gone())
+        let request = Request { channel, header, parent, content, waiter };
+        self.commands.send(Command::Send(Box::new(request))).await.map_err(|_| self.gone())
     }
 
     /// Why the task is gone.

@@ -36,9 +36,19 @@ pub(super) enum Channel {
 #[derive(Debug)]
 pub(super) enum Command {
     /// Send a message; its waiter gets what belongs to it.
-    Send { channel: Channel, header: Header, parent: Option<Header>, content: Bytes, waiter: Option<Waiter> },
+    Send(Box<Request>),
     /// Nobody waits for that request any more.
     Forget { msg_id: String },
+}
+
+/// A message to be sent.
+#[derive(Debug)]
+pub(super) struct Request {
+    pub channel: Channel,
+    pub header: Header,
+    pub parent: Option<Header>,
+    pub content: Bytes,
+    pub waiter: Option<Waiter>,
 }
 
 /// Who waits for a request.
@@ -134,7 +144,8 @@ impl Task {
     async fn obey(&mut self, command: Command) {
         match command {
             Command::Forget { msg_id } => drop(self.waiters.remove(&msg_id)),
-            Command::Send { channel, header, parent, content, waiter } => {
+            Command::Send(request) => {
+                let Request { channel, header, parent, content, waiter } = *request;
                 if let Some(waiter) = waiter {
                     self.waiters.insert(header.msg_id.clone(), waiter);
                 }

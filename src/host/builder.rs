@@ -80,7 +80,7 @@ pub enum BuildError {
         /// The plugin.
         plugin: String,
         /// Why.
-        source: NoKernelspec,
+        source: Box<NoKernelspec>,
     },
     /// There is no kernelspec of the name that a manifest gives.
     #[error("plugin `{plugin}`: {source}")]
@@ -88,7 +88,7 @@ pub enum BuildError {
         /// The plugin.
         plugin: String,
         /// Why.
-        source: DiscoverError,
+        source: Box<DiscoverError>,
     },
     /// A plugin could not be loaded.
     #[error("plugin `{plugin}` could not be loaded: {source}")]
@@ -96,7 +96,7 @@ pub enum BuildError {
         /// The plugin.
         plugin: String,
         /// Why.
-        source: LoadError,
+        source: Box<LoadError>,
     },
     /// A plugin registered a handler for a pattern that is none.
     #[error("plugin `{plugin}` registered a handler for topic `{topic}`: {source}")]
@@ -238,7 +238,8 @@ impl HostBuilder {
             let (door, shared) = (door.clone(), shared.clone());
             async move {
                 let plugin = Plugin::load(&runtime, &source, door, shared.graph.clone()).await;
-                let plugin = plugin.map_err(|source| BuildError::Load { plugin: manifest.name.clone(), source })?;
+                let plugin = plugin
+                    .map_err(|source| BuildError::Load { plugin: manifest.name.clone(), source: Box::new(source) })?;
                 entry(plugin, manifest, &shared.meters)
             }
         });
@@ -324,12 +325,12 @@ fn runtime_of(
 ) -> Result<Runtime, BuildError> {
     let plugin = || manifest.name.clone();
     let found = match (manifest.kernelspec(), manifest.language()) {
-        (Some(kernelspec), _) => {
-            discovery.find(kernelspec).map_err(|source| BuildError::Discover { plugin: plugin(), source })?
-        }
+        (Some(kernelspec), _) => discovery
+            .find(kernelspec)
+            .map_err(|source| BuildError::Discover { plugin: plugin(), source: Box::new(source) })?,
         (None, language) => languages
             .kernelspec_for(discovery, language.unwrap_or_default())
-            .map_err(|source| BuildError::NoKernelspec { plugin: plugin(), source })?,
+            .map_err(|source| BuildError::NoKernelspec { plugin: plugin(), source: Box::new(source) })?,
     };
     Ok(runtime_for(found, languages, environment))
 }

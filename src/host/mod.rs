@@ -109,7 +109,7 @@ impl Host {
     /// arguments or result do not fit.
     pub async fn call<T: DeserializeOwned>(&self, name: &str, args: impl Serialize) -> Result<T, RpcError> {
         let args = to_raw_value(&args).map_err(|error| RpcError::new(ErrorKind::Invalid, error.to_string()))?;
-        typed(name, &*self.call_raw(name, &args).await?)
+        typed(name, &self.call_raw(name, &args).await?)
     }
 
     /// As [`Host::call`], with arguments and result as JSON.

@@ -61,14 +61,22 @@ pub(super) struct State {
     turn: Option<OpenTurn>,
     queued: VecDeque<Queued>,
     stack: Vec<Frame>,
-    calls: FuturesUnordered<Pin<Box<dyn Future<Output = (u64, CallOutcome)> + Send>>>,
+    calls: FuturesUnordered<HostCall>,
     next_id: u64,
     next_token: u64,
+    /// The shim became ready over this carrier before, so if it does not again, it is gone.
+    worked: bool,
+    /// Requests whose turn ended under them. If another turn opens they were cancelled; if not, the interpreter is gone:
+    /// Bash and Prolog restart theirs, empty, and say that all is well.
+    limbo: Vec<(Reply, RpcError)>,
     /// Why the kernel is gone.
     dead: Option<RpcError>,
     stop: Option<(Duration, oneshot::Sender<()>)>,
 }
 
+/// A call of the plugin's under way, with its token.
+type HostCall = Pin<Box<dyn Future<Output = (u64, CallOutcome)> + Send>>;
+type Reply = oneshot::Sender<Result<Box<RawValue>, RpcError>>;
 type CallOutcome = Result<Result<Box<RawValue>, RpcError>, Aborted>;
 
 struct Queued {
@@ -98,13 +106,7 @@ enum Phase {
 /// What is on the plugin's stack, youngest last.
 enum Frame {
     /// The plugin serves a request of ours.
-    Serving {
-        id: u64,
-        chain: Chain,
-        deadline: Instant,
-        reply: Option<oneshot::Sender<Result<Box<RawValue>, RpcError>>>,
-        fate: Fate,
-    },
+    Serving { id: u64, chain: Chain, deadline: Instant, reply: Option<Reply>, fate: Fate },
     /// The plugin waits for us.
     Waiting { id: u64, token: u64, abort: AbortHandle, answer: Option<Result<Box<RawValue>, RpcError>> },
 }
@@ -158,6 +160,7 @@ impl Actor {
             match happened {
                 Happened::Mail(Some(Mail::Job(job))) => self.state.queued.push_back(Queued { job, told: false }),
                 Happened::Mail(Some(Mail::UseCarrier { carrier, is_async })) => {
+                    self.state.worked &= carrier == self.carrier;
                     (self.carrier, self.is_async) = (carrier, is_async);
                     self.end_turn();
                 }
@@ -202,7 +205,7 @@ impl Actor {
             }
             self.start(index);
         }
-        let waiting = !self.state.queued.is_empty();
+        let waiting = !self.state.queued.is_empty() || !self.state.limbo.is_empty();
         match &mut self.state.turn {
             None if waiting => self.open_turn().await,
             None => {}
@@ -342,6 +345,10 @@ impl Actor {
                     && open.phase == Phase::Opening
                 {
                     open.phase = Phase::Ready { idle_since: None };
+                    self.state.worked = true;
+                    for (reply, error) in self.state.limbo.drain(..) {
+                        drop(reply.send(Err(error)));
+                    }
                 }
             }
             Inbound::Response { id, result } => self.finished(id, result),
@@ -447,6 +454,12 @@ impl Actor {
             Phase::Ending { .. } => {}
             Phase::Opening => {
                 let why = format!("carrier `{}` did not open: {} {}", self.carrier, reply.ename, reply.evalue);
+                if self.state.worked {
+                    return self.die(RpcError::new(
+                        ErrorKind::Gone,
+                        format!("the interpreter lost the shim; {}", why.trim_end()),
+                    ));
+                }
                 self.fail_first(RpcError::new(ErrorKind::Host, why.trim_end()));
             }
             Phase::Ready { .. } => {
@@ -455,7 +468,9 @@ impl Actor {
                 } else {
                     format!(" by {} {}", reply.ename, reply.evalue)
                 };
-                self.unwind(&RpcError::new(ErrorKind::Cancelled, format!("the turn was ended{what}")));
+                let error = RpcError::new(ErrorKind::Cancelled, format!("the turn was ended{what}"));
+                let replies = self.unwind();
+                self.state.limbo.extend(replies.into_iter().map(|reply| (reply, error.clone().in_plugin(&self.name))));
             }
         }
     }
@@ -487,25 +502,28 @@ impl Actor {
     fn die(&mut self, error: RpcError) {
         let error = error.in_plugin(&self.name);
         self.state.turn = None;
-        self.unwind(&error);
+        let lost = std::mem::take(&mut self.state.limbo).into_iter().map(|(reply, _)| reply);
+        for reply in self.unwind().into_iter().chain(lost) {
+            drop(reply.send(Err(error.clone())));
+        }
         self.host.news(&self.name, PluginNews::Gone { reason: error.message.clone() });
         self.state.dead = Some(error);
     }
 
-    /// Everything on the stack ends with `error`.
-    fn unwind(&mut self, error: &RpcError) {
+    /// Take everything off the stack; returns who waits for it.
+    fn unwind(&mut self) -> Vec<Reply> {
         let mut graph = self.graph.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut replies = Vec::new();
         for frame in self.state.stack.drain(..) {
             match frame {
                 Frame::Serving { reply, .. } => {
                     graph.pop(&self.name);
-                    if let Some(reply) = reply {
-                        drop(reply.send(Err(error.clone().in_plugin(&self.name))));
-                    }
+                    replies.extend(reply);
                 }
                 Frame::Waiting { abort, .. } => abort.abort(),
             }
         }
+        replies
     }
 
     fn fail_first(&mut self, error: RpcError) {

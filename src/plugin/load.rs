@@ -283,6 +283,7 @@ pub fn launch_options(runtime: &Runtime, source: Option<&PluginSource>) -> Launc
         interrupt: behaviour.interrupt.unwrap_or(runtime.interrupt),
         no_control: behaviour.no_control,
         no_shutdown: behaviour.no_shutdown,
+        unready_version: behaviour.unready_version,
     }
 }
 

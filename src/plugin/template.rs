@@ -99,7 +99,7 @@ impl TemplateActor {
 fn shown(Executed { reply, outputs, .. }: Executed) -> Result<Box<RawValue>, RpcError> {
     if reply.status != Status::Ok {
         let mut error = RpcError::new(ErrorKind::Raised, format!("{}: {}", reply.ename, reply.evalue));
-        (error.ename, error.evalue, error.traceback) = (reply.ename, reply.evalue, reply.traceback);
+        (error.ename, error.evalue, error.traceback) = (reply.ename.into(), reply.evalue, reply.traceback);
         return Err(error);
     }
     let display = outputs.iter().rev().find_map(|output| match output {

@@ -56,7 +56,7 @@ enum Road {
     Pipe(Box<Pipe>),
     Jupyter {
         /// The shim's unanswered prompt.
-        prompt: Option<Input>,
+        prompt: Option<Box<Input>>,
         outbox: VecDeque<String>,
     },
 }
@@ -160,7 +160,7 @@ impl Turn {
             // `[]`: the shim dropped a stale answer and waits once more; what it waits for was or will be sent.
             return None;
         }
-        *prompt = Some(input);
+        *prompt = Some(Box::new(input));
         if messages.iter().all(|message| matches!(message, Inbound::Log { .. } | Inbound::Progress { .. })) {
             outbox.push_front(rpc::notification("continue"));
         }

@@ -79,13 +79,13 @@ pub struct RpcError {
     /// One line for people.
     pub message: String,
     /// The exception's class, when plugin code raised.
-    pub ename: String,
+    pub ename: Box<str>,
     /// The exception's message.
     pub evalue: String,
     /// Lines, the shim's own frames cut.
     pub traceback: Vec<String>,
     /// The plugin it happened in; empty for the host.
-    pub plugin: String,
+    pub plugin: Box<str>,
     /// The error this one was raised from, when a call of the plugin's failed first.
     pub cause: Option<Box<RpcError>>,
 }
@@ -96,10 +96,10 @@ impl RpcError {
         Self {
             kind,
             message: message.into(),
-            ename: String::new(),
+            ename: Box::default(),
             evalue: String::new(),
             traceback: Vec::new(),
-            plugin: String::new(),
+            plugin: Box::default(),
             cause: None,
         }
     }
@@ -107,7 +107,7 @@ impl RpcError {
     /// The same error, known to have happened in `plugin`.
     pub fn in_plugin(mut self, plugin: &str) -> Self {
         if self.plugin.is_empty() {
-            plugin.clone_into(&mut self.plugin);
+            self.plugin = plugin.into();
         }
         self
     }
@@ -161,10 +161,10 @@ impl RpcError {
         Self {
             kind,
             message: text(&error["message"]),
-            ename: text(&data["ename"]),
+            ename: text(&data["ename"]).into(),
             evalue: text(&data["evalue"]),
             traceback,
-            plugin: text(&data["plugin"]),
+            plugin: text(&data["plugin"]).into(),
             cause,
         }
     }
@@ -173,14 +173,14 @@ impl RpcError {
     pub fn to_json(&self) -> Value {
         let mut data = json!({ "kind": self.kind });
         if self.kind == ErrorKind::Raised {
-            data["ename"] = self.ename.as_str().into();
+            data["ename"] = (&*self.ename).into();
             data["evalue"] = self.evalue.as_str().into();
         }
         if !self.traceback.is_empty() {
             data["traceback"] = self.traceback.clone().into();
         }
         if !self.plugin.is_empty() {
-            data["plugin"] = self.plugin.as_str().into();
+            data["plugin"] = (&*self.plugin).into();
         }
         if let Some(cause) = &self.cause {
             data["cause"] = cause.to_json();

@@ -3,7 +3,7 @@
 use bytes::Bytes;
 use serde::{Serialize, de::DeserializeOwned};
 
-use crate::wire::{FrameError, Frames, Header, Signer, VerifyError};
+use crate::wire::{FrameError, Frames, Header, Signer, VerifyError, json};
 
 /// A verified message. Content, metadata and buffers stay raw until someone wants them.
 #[derive(Debug, Clone)]
@@ -33,13 +33,14 @@ impl Message {
         self.parent.as_ref().map_or("", |parent| parent.msg_id.as_str())
     }
 
-    /// The content as a type of [`content`](crate::wire::content).
+    /// The content as a type of [`content`](crate::wire::content). What is not text in it, such as bytes that are not
+    /// UTF-8, becomes U+FFFD.
     ///
     /// # Errors
     ///
     /// [`ContentError`] names the message type and what did not fit.
     pub fn parse_content<T: DeserializeOwned>(&self) -> Result<T, ContentError> {
-        serde_json::from_slice(&self.content)
+        json::from_slice(&self.content)
             .map_err(|source| ContentError { msg_type: self.header.msg_type.clone(), source })
     }
 }
@@ -57,6 +58,7 @@ pub struct ContentError {
 
 /// What came out of a socket.
 #[derive(Debug)]
+#[expect(clippy::large_enum_variant, reason = "nearly all are messages; a box would be one more allocation for each")]
 pub enum Received {
     /// A verified message.
     Message(Message),

@@ -6,6 +6,7 @@
 pub mod content;
 mod frames;
 mod header;
+pub(crate) mod json;
 mod message;
 mod signer;
 

@@ -48,7 +48,7 @@ pub enum VerifyError {
     /// The signature frame is empty.
     #[error("unsigned message")]
     Unsigned,
-    /// The signature is not 64 hexadecimal digits.
+    /// The signature is not 64 lower-case hexadecimal digits.
     #[error("malformed signature")]
     Malformed,
     /// The signature does not match.
@@ -129,10 +129,18 @@ fn unhex(digits: &[u8]) -> Option<[u8; 32]> {
     }
     let mut bytes = [0; 32];
     for (byte, pair) in bytes.iter_mut().zip(digits.chunks_exact(2)) {
-        let nibble = |digit: u8| (digit as char).to_digit(16);
-        *byte = (nibble(pair[0])? << 4 | nibble(pair[1])?) as u8;
+        *byte = nibble(pair[0])? << 4 | nibble(pair[1])?;
     }
     Some(bytes)
+}
+
+/// Lower case only: jupyter_client compares digits, so no kernel writes others, and one message has one signature.
+fn nibble(digit: u8) -> Option<u8> {
+    match digit {
+        b'0'..=b'9' => Some(digit - b'0'),
+        b'a'..=b'f' => Some(digit - b'a' + 10),
+        _ => None,
+    }
 }
 
 #[cfg(test)]
@@ -172,6 +180,7 @@ mod tests {
         check("", VerifyError::Unsigned);
         check("abc", VerifyError::Malformed);
         check(&"g".repeat(64), VerifyError::Malformed);
+        check(&signer().sign(PARTS).to_uppercase(), VerifyError::Malformed);
         check(&other, VerifyError::Wrong);
         assert_eq!(Signer::new("hmac-md5", b"k").err(), Some(SignerError::Scheme { scheme: "hmac-md5".into() }));
         assert_eq!(Signer::new("hmac-sha256", b"").err(), Some(SignerError::NoKey));

@@ -2,7 +2,9 @@
 //!
 //! - `conformance`: every language folder, the same cases, over every carrier
 //! - `discover`: kernelspecs found against jupyter_client's, on random machines
+//! - `wire`: our messages against jupyter_client's and jupyter-protocol's, schemas, mutations
 
 mod conformance;
 mod discover;
 mod support;
+mod wire;

@@ -12,18 +12,19 @@ const ALERTS: usize = 10;
 /// Write the report.
 pub fn report(report: &Report, out: &mut impl Write) -> io::Result<()> {
     let tale = &report.tale;
-    write!(out, "{} events in {:.1} s: {} earthquakes passed", report.events, report.seconds, tale.accepted)?;
-    if !tale.rejected.is_empty() {
-        write!(out, ", {} were rejected ({})", total(&tale.rejected), list(&tale.rejected))?;
-    }
+    write!(out, "{} events in {:.1} s: {} passed", report.events, report.seconds, tale.accepted)?;
     if !tale.duplicates.is_empty() {
-        write!(out, ", {} were duplicates", tale.duplicates.len())?;
+        write!(out, ", {} duplicates", tale.duplicates.len())?;
+    }
+    if !tale.rejected.is_empty() {
+        write!(out, ", {} no earthquakes ({})", total(&tale.rejected), list(&tale.rejected))?;
     }
     writeln!(out, "\n\n{}\n", table(report))?;
     if !tale.alerts.is_empty() {
         writeln!(out, "{} alerts, the most severe first:", tale.alerts.len())?;
         for alert in tale.alerts.iter().take(ALERTS) {
-            writeln!(out, "  {}", alert.text)?;
+            // What happened, and below it what the other plugins made of it.
+            writeln!(out, "  {}", alert.text.replacen("; ", "\n        ", 1))?;
         }
         if tale.alerts.len() > ALERTS {
             writeln!(out, "  and {} more in {}", tale.alerts.len() - ALERTS, report.results.display())?;

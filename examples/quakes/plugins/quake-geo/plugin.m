@@ -1,4 +1,4 @@
-% Distances on the globe. Points are [latitude, longitude] in degrees.
+1; % Distances on the globe. Points are [latitude, longitude] in degrees.
 
 % distance(a, b) -> kilometres along the great circle
 function km = distance(a, b)
