@@ -69,7 +69,11 @@ pub async fn demo(args: DemoArgs, kernelspecs: &[PathBuf]) -> anyhow::Result<End
     }
     let failed = report.plugins.iter().any(|part| part.stats.failed > 0);
     let no_fit = report.fit.is_none() && report.plugins.iter().any(|part| part.name == RATE);
-    Ok(if failed || no_fit || report.events < EVENTS.lines().count() as u64 { Ending::PluginFailed } else { Ending::Done })
+    Ok(if failed || no_fit || report.events < EVENTS.lines().count() as u64 {
+        Ending::PluginFailed
+    } else {
+        Ending::Done
+    })
 }
 
 /// The plugins whose languages are installed, and what keeps the others away.
@@ -154,7 +158,8 @@ async fn run(builder: HostBuilder, folder: &Folder, left_out: Vec<Missing>) -> a
     }
     bar.finish_and_clear();
     let printed = printer.await.context("the printing task failed")??;
-    let tale = listener.await.context("the listening task failed")?.context("a plugin sent what the demo cannot read")?;
+    let tale =
+        listener.await.context("the listening task failed")?.context("a plugin sent what the demo cannot read")?;
     Ok(Report {
         events,
         tale,

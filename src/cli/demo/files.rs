@@ -53,7 +53,10 @@ impl Folder {
         let folder = Self { root: root.to_owned() };
         let is_ours = folder.manifest(&PLUGINS[0]).is_file();
         if !is_ours && fs::read_dir(root).is_ok_and(|mut entries| entries.next().is_some()) {
-            bail!("{} is not empty, and not of an earlier demo\nhint: name another folder with --out DIR", root.display());
+            bail!(
+                "{} is not empty, and not of an earlier demo\nhint: name another folder with --out DIR",
+                root.display()
+            );
         }
         // The tally would go on where the last run ended.
         for name in ["kernelbridge.db", "kernelbridge.db-wal", "kernelbridge.db-shm"] {
