@@ -2,9 +2,13 @@
 //!
 //! - `conformance`: every language folder, the same cases, over every carrier
 //! - `discover`: kernelspecs found against jupyter_client's, on random machines
+//! - `floors`: who imports whom
+//! - `host`: many plugins: state, crossing calls, full queues, deadlines, lossless streams
 //! - `wire`: our messages against jupyter_client's and jupyter-protocol's, schemas, mutations
 
 mod conformance;
 mod discover;
+mod floors;
+mod host;
 mod support;
 mod wire;
