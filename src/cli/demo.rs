@@ -198,8 +198,7 @@ async fn fit(host: &Host, bar: &ProgressBar) -> Option<Fit> {
     if !host.plugins().iter().any(|plugin| plugin.name == RATE) {
         return None;
     }
-    let no_arguments: [(); 0] = [];
-    let fit: Result<Fit, RpcError> = host.call("quake-rate.fit", no_arguments).await;
+    let fit: Result<Fit, RpcError> = host.call("quake-rate.fit", ()).await;
     fit.inspect_err(|error| bar.suspend(|| eprintln!("quake-rate.fit failed: {}", error.report()))).ok()
 }
 
