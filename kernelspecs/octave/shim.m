@@ -234,9 +234,9 @@ function value = __bridge_load__ (params)
   __bridge__.exports = struct ();
   if (ischar (params.path)) addpath (fileparts (params.path)); endif  # for functions with a file of their own
   for cell = params.cells'
-    file = fullfile (__bridge__.folder, ["." cell{1}.name]);  # source() would take a script on the load path for a function
+    file = fullfile (__bridge__.folder, ["~" cell{1}.name]);  # source() looks for a function of that name
     fid = fopen (file, "w");
-    fputs (fid, [cell{1}.source "\n"]);
+    fputs (fid, ["1;" cell{1}.source "\n"]);  # else the first comment is taken for the first function's
     fclose (fid);
     try
       __bridge_invoke__ ("source", {file, "base"});
@@ -284,7 +284,7 @@ endfunction
 
 # The name that the host gave a cell; it is also the end of what Octave calls a frame of the script itself.
 function name = __bridge_file__ (path)
-  name = regexprep (path, "^.*/\\.?", "");
+  name = regexprep (path, "^.*/~?", "");
 endfunction
 
 function text = __bridge_answer__ (message)
@@ -351,7 +351,7 @@ function value = bridge_state_update (key, fn, default = [])
     value = feval (fn, __bridge_default__ (old.value, default));
   until (bridge_call ("state.swap", key, old.version, value).swapped)
 endfunction
-function bridge_log (level, message, fields = struct ())
+function bridge_log (level, message, fields = [])
   __bridge_notify__ ("log", struct ("level", level, "message", message, "fields", fields));
 endfunction
 function bridge_progress (done, total = [], message = [])

@@ -20,8 +20,8 @@ function show_plot ()
 endfunction
 
 function result = call_host (name, args)
-  if (! iscell (args))
-    args = num2cell (args);  # a list of numbers comes as a matrix
+  if (! iscell (args))  # a list of numbers is a matrix
+    args = num2cell (args);
   endif
   result = bridge_call (name, args{:});
 endfunction

@@ -1,0 +1,106 @@
+//! How turns and kernels end, and what becomes of the requests under way.
+
+use std::sync::PoisonError;
+
+use crate::{
+    client::ClientError,
+    plugin::{
+        PluginNews,
+        actor::{Actor, Frame, Phase, Queued, Reply},
+        gone,
+        turn::TurnError,
+    },
+    rpc::{ErrorKind, RpcError},
+    wire::content::ExecuteReply,
+};
+
+impl Actor {
+    /// The turn's reply came.
+    pub(super) fn turn_ended(&mut self, reply: &ExecuteReply) {
+        let Some(open) = self.state.turn.take() else { return };
+        self.client.clear_cancel();
+        match open.phase {
+            Phase::Ending { .. } => {}
+            Phase::Opening => {
+                let why = format!("carrier `{}` did not open: {} {}", self.carrier, reply.ename, reply.evalue);
+                if self.state.worked {
+                    return self.die(RpcError::new(
+                        ErrorKind::Gone,
+                        format!("the interpreter lost the shim; {}", why.trim_end()),
+                    ));
+                }
+                self.fail_first(RpcError::new(ErrorKind::Host, why.trim_end()));
+            }
+            Phase::Ready { .. } => {
+                let what = if reply.ename.is_empty() {
+                    String::new()
+                } else {
+                    format!(" by {} {}", reply.ename, reply.evalue)
+                };
+                let error = RpcError::new(ErrorKind::Cancelled, format!("the turn was ended{what}"));
+                let replies = self.unwind();
+                self.state.limbo.extend(replies.into_iter().map(|reply| (reply, error.clone().in_plugin(&self.name))));
+            }
+        }
+    }
+
+    pub(super) async fn turn_failed(&mut self, error: TurnError) {
+        match error {
+            TurnError::Client(error @ (ClientError::Gone { .. } | ClientError::Closed)) => self.die(gone(&error)),
+            // Neither the stream of a pipe nor an interpreter behind a wrapper can be mended.
+            error => {
+                self.client.process().kill_tree().await;
+                self.die(RpcError::new(ErrorKind::Gone, error.to_string()));
+            }
+        }
+    }
+
+    pub(super) fn exited(&mut self) {
+        // A turn reports the exit itself, after what was still on its way.
+        if self.state.turn.is_none() {
+            let exit = *self.client.exit().borrow();
+            let output_tail = self.client.process().output_tail().text();
+            let error = match exit {
+                Some(exit) => ClientError::Gone { exit, output_tail },
+                None => ClientError::Closed,
+            };
+            self.die(gone(&error));
+        }
+    }
+
+    pub(super) fn die(&mut self, error: RpcError) {
+        let error = error.in_plugin(&self.name);
+        self.state.turn = None;
+        let lost = std::mem::take(&mut self.state.limbo).into_iter().map(|(reply, _)| reply);
+        for reply in self.unwind().into_iter().chain(lost) {
+            drop(reply.send(Err(error.clone())));
+        }
+        self.host.news(&self.name, PluginNews::Gone { reason: error.message.clone() });
+        self.state.dead = Some(error);
+    }
+
+    /// Take everything off the stack; returns who waits for it.
+    pub(super) fn unwind(&mut self) -> Vec<Reply> {
+        let mut graph = self.graph.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut replies = Vec::new();
+        for frame in self.state.stack.drain(..) {
+            match frame {
+                Frame::Serving { reply, .. } => {
+                    graph.pop(&self.name);
+                    replies.extend(reply);
+                }
+                Frame::Waiting { abort, .. } => abort.abort(),
+            }
+        }
+        replies
+    }
+
+    pub(super) fn fail_first(&mut self, error: RpcError) {
+        if let Some(Queued { job, told }) = self.state.queued.pop_front() {
+            if told {
+                self.graph.lock().unwrap_or_else(PoisonError::into_inner).stop_waiting(job.chain.id, &self.name);
+            }
+            drop(job.reply.send(Err(error.in_plugin(&self.name))));
+        }
+    }
+}

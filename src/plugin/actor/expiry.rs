@@ -1,0 +1,137 @@
+//! Deadlines: when they are looked at, and how a request is given up step by step.
+
+use std::{
+    pin::Pin,
+    sync::PoisonError,
+    time::{Duration, Instant},
+};
+
+use tokio::time::Sleep;
+
+use crate::{
+    plugin::actor::{Actor, END, Fate, Frame, Phase, Queued, READY},
+    rpc::{ErrorKind, RpcError},
+};
+
+/// How long a handler may take to unwind after its pending call was answered with an error.
+const UNWIND: Duration = Duration::from_millis(500);
+/// How long a shim may take to see that it is asked to cancel; Deno's looks every 20 ms.
+const ASKED: Duration = Duration::from_millis(100);
+/// How long a handler may take to unwind after it was interrupted.
+const INTERRUPTED: Duration = Duration::from_secs(3);
+
+impl Actor {
+    /// When [`Actor::expire`] has something to do next.
+    pub(super) fn next_deadline(&self) -> Option<Instant> {
+        let frames = self.state.stack.iter().filter_map(|frame| match frame {
+            Frame::Serving { deadline, fate: Fate::Running, .. } => Some(*deadline),
+            Frame::Serving {
+                fate: Fate::Unwinding { until } | Fate::Asked { until } | Fate::Interrupted { until },
+                ..
+            } => Some(*until),
+            Frame::Waiting { .. } => None,
+        });
+        let queued = self.state.queued.iter().map(|queued| queued.job.deadline);
+        let turn = self.state.turn.as_ref().and_then(|open| match open.phase {
+            Phase::Opening => Some(open.opened_at + READY),
+            Phase::Ready { idle_since } => idle_since.map(|since| since + self.code.linger()),
+            Phase::Ending { since } => Some(since + END),
+        });
+        frames.chain(queued).chain(turn).min()
+    }
+
+    /// A timer that fires too early costs little; setting one for each event would cost more.
+    pub(super) fn arm(&self, timer: &mut Pin<Box<Sleep>>) {
+        if let Some(deadline) = self.next_deadline() {
+            let deadline = tokio::time::Instant::from_std(deadline);
+            if deadline < timer.deadline() || timer.is_elapsed() {
+                timer.as_mut().reset(deadline);
+            }
+        } else if timer.is_elapsed() {
+            timer.as_mut().reset(tokio::time::Instant::now() + Duration::from_secs(3600));
+        }
+    }
+
+    pub(super) async fn expire(&mut self) {
+        let now = Instant::now();
+        self.expire_queued(now);
+        let stuck = match self.state.turn.as_ref().map(|open| (open.phase, open.opened_at)) {
+            Some((Phase::Opening, opened_at)) if now >= opened_at + READY => Some("did not become ready"),
+            Some((Phase::Ending { since }, _)) if now >= since + END => Some("did not end its turn"),
+            _ => None,
+        };
+        if let Some(what) = stuck {
+            return self.kill(format!("the shim {what} in time")).await;
+        }
+        for index in 0..self.state.stack.len() {
+            if self.expire_frame(index, now).await {
+                return;
+            }
+        }
+    }
+
+    fn expire_queued(&mut self, now: Instant) {
+        let name = self.name.clone();
+        let mut index = 0;
+        while let Some(queued) = self.state.queued.get(index) {
+            if queued.job.deadline > now {
+                index += 1;
+                continue;
+            }
+            let Some(Queued { job, told }) = self.state.queued.remove(index) else { return };
+            if told {
+                self.graph.lock().unwrap_or_else(PoisonError::into_inner).stop_waiting(job.chain.id, &name);
+            }
+            let error = RpcError::new(ErrorKind::Timeout, "its deadline passed while it waited for the plugin");
+            drop(job.reply.send(Err(error.in_plugin(&name))));
+        }
+    }
+
+    /// Give up a request step by step: its caller gets the error at once; the handler is first told through its pending
+    /// call, then interrupted, then killed. Returns true when the kernel is gone.
+    async fn expire_frame(&mut self, index: usize, now: Instant) -> bool {
+        let is_top = index + 1 == self.state.stack.len();
+        let Some(Frame::Serving { deadline, reply, fate, chain, .. }) = self.state.stack.get_mut(index) else {
+            return false;
+        };
+        let error = RpcError::new(ErrorKind::Timeout, format!("deadline of {} passed", chain.path.join(" > ")));
+        match *fate {
+            Fate::Running if now >= *deadline => {
+                if let Some(reply) = reply.take() {
+                    drop(reply.send(Err(error.clone().in_plugin(&self.name))));
+                }
+                *fate = Fate::Unwinding { until: now + if is_top { Duration::ZERO } else { UNWIND } };
+                if let Some(Frame::Waiting { abort, answer, .. }) = self.state.stack.get_mut(index + 1) {
+                    abort.abort();
+                    answer.get_or_insert(Err(error));
+                }
+                false
+            }
+            Fate::Unwinding { until } if now >= until => {
+                *fate = Fate::Asked { until: now + ASKED };
+                self.client.ask_to_cancel();
+                false
+            }
+            Fate::Asked { until } if now >= until => {
+                *fate = Fate::Interrupted { until: now + INTERRUPTED };
+                // A shim that acted on the request needs no interrupt, which would hit what comes after.
+                if self.client.cancel_is_pending()
+                    && let Err(error) = self.client.interrupt().await
+                {
+                    tracing::warn!(plugin = &*self.name, %error, "interrupt");
+                }
+                false
+            }
+            Fate::Interrupted { until } if now >= until => {
+                self.kill("a handler past its deadline did not react to an interrupt".into()).await;
+                true
+            }
+            _ => false,
+        }
+    }
+
+    pub(super) async fn kill(&mut self, reason: String) {
+        self.client.process().kill_tree().await;
+        self.die(RpcError::new(ErrorKind::Gone, format!("{reason}; the kernel was killed")));
+    }
+}
