@@ -52,7 +52,7 @@ endfunction
 # What jsonencode refuses or gets wrong: null, single and 64-bit integers, complex. An empty struct array crashes Octave.
 function value = __bridge_plain__ (value)
   if (isnumeric (value) && isreal (value))
-    if (isequal (size (value), [0, 0])) value = NaN; else value = double (value); endif
+    if (any (size (value))) value = double (value); else value = NaN; endif
   elseif (iscell (value))
     fine = cellfun ("isclass", value, "double") & ! cellfun ("isempty", value) & cellfun ("isreal", value);
     for i = find (! (fine | cellfun ("isclass", value, "char")))(:)'
@@ -60,7 +60,9 @@ function value = __bridge_plain__ (value)
     endfor
   elseif (isstruct (value) && isscalar (value))
     for [member, name] = value
-      if (! ischar (member)) value.(name) = __bridge_plain__ (member); endif
+      if (! ischar (member) && (isempty (member) || ! isa (member, "double") || iscomplex (member)))
+        value.(name) = __bridge_plain__ (member);
+      endif
     endfor
   elseif (isstruct (value))
     value = arrayfun (@__bridge_plain__, value, "UniformOutput", false);
@@ -366,8 +368,8 @@ endfunction
 
 # ---- Setup. A script that begins with `clear all` would remove the shim with everything else.
 function clear (varargin)
-  if (any (ismember (varargin, {"all", "-all", "-a", "functions", "-functions", "-f"}))) varargin = {}; endif
-  evalin ("caller", ["builtin (\"clear\"" sprintf(", \"%s\"", varargin{:}) ");"]);
+  if (isempty (varargin) || any (ismember (varargin, {"all", "-all", "-a", "functions", "-functions", "-f"}))) varargin = {"-variables"}; endif
+  evalin ("caller", ["builtin (\"clear\"" sprintf(", '%s'", varargin{:}) ");"]);
 endfunction
 
 # The author's keyboard reads become a host call. octave_kernel's input() is a class constructor, which only another hides.

@@ -171,10 +171,19 @@ impl Plugin {
                 let bootstrap = language.shim.as_ref().and_then(|shim| shim.bootstrap.as_deref()).unwrap_or(shim);
                 execute(&client, runtime, bootstrap, deadline).await?;
                 let limit_bytes = MESSAGE_BYTES;
-                let code = language.turn.clone();
                 let (carrier, is_async, state) = (Carrier::Pipe, false, State::default());
-                let actor =
-                    Actor { name, client, code, carrier, is_async, limit_bytes, host, graph, inbox: mail, state };
+                let actor = Actor {
+                    name,
+                    client,
+                    language: language.clone(),
+                    carrier,
+                    is_async,
+                    limit_bytes,
+                    host,
+                    graph,
+                    inbox: mail,
+                    state,
+                };
                 plugin.keep(tokio::spawn(actor.run()));
                 plugin.initialize(runtime, language, source, deadline).await?;
             }

@@ -29,7 +29,7 @@ impl Actor {
                         format!("the interpreter lost the shim; {}", why.trim_end()),
                     ));
                 }
-                self.fail_first(RpcError::new(ErrorKind::Host, why.trim_end()));
+                self.fail_queued(0, RpcError::new(ErrorKind::Host, why.trim_end()));
             }
             Phase::Ready { .. } => {
                 let what = if reply.ename.is_empty() {
@@ -95,8 +95,8 @@ impl Actor {
         replies
     }
 
-    pub(super) fn fail_first(&mut self, error: RpcError) {
-        if let Some(Queued { job, told }) = self.state.queued.pop_front() {
+    pub(super) fn fail_queued(&mut self, index: usize, error: RpcError) {
+        if let Some(Queued { job, told }) = self.state.queued.remove(index) {
             if told {
                 self.graph.lock().unwrap_or_else(PoisonError::into_inner).stop_waiting(job.chain.id, &self.name);
             }

@@ -2,14 +2,13 @@
 
 use std::{
     pin::Pin,
-    sync::PoisonError,
     time::{Duration, Instant},
 };
 
 use tokio::time::Sleep;
 
 use crate::{
-    plugin::actor::{Actor, END, Fate, Frame, Phase, Queued, READY},
+    plugin::actor::{Actor, END, Fate, Frame, Phase, READY},
     rpc::{ErrorKind, RpcError},
 };
 
@@ -34,7 +33,7 @@ impl Actor {
         let queued = self.state.queued.iter().map(|queued| queued.job.deadline);
         let turn = self.state.turn.as_ref().and_then(|open| match open.phase {
             Phase::Opening => Some(open.opened_at + READY),
-            Phase::Ready { idle_since } => idle_since.map(|since| since + self.code.linger()),
+            Phase::Ready { idle_since } => idle_since.map(|since| since + self.language.turn.linger()),
             Phase::Ending { since } => Some(since + END),
         });
         frames.chain(queued).chain(turn).min()
@@ -71,19 +70,9 @@ impl Actor {
     }
 
     fn expire_queued(&mut self, now: Instant) {
-        let name = self.name.clone();
-        let mut index = 0;
-        while let Some(queued) = self.state.queued.get(index) {
-            if queued.job.deadline > now {
-                index += 1;
-                continue;
-            }
-            let Some(Queued { job, told }) = self.state.queued.remove(index) else { return };
-            if told {
-                self.graph.lock().unwrap_or_else(PoisonError::into_inner).stop_waiting(job.chain.id, &name);
-            }
-            let error = RpcError::new(ErrorKind::Timeout, "its deadline passed while it waited for the plugin");
-            drop(job.reply.send(Err(error.in_plugin(&name))));
+        while let Some(index) = self.state.queued.iter().position(|queued| queued.job.deadline <= now) {
+            let message = "its deadline passed while it waited for the plugin";
+            self.fail_queued(index, RpcError::new(ErrorKind::Timeout, message));
         }
     }
 

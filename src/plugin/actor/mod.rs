@@ -21,7 +21,7 @@ use tokio::sync::{mpsc, oneshot};
 use crate::{
     chain::Chain,
     client::KernelClient,
-    language::Turn as TurnCode,
+    language::Language,
     plugin::{
         Answer, Carrier, Emission, HostCalls, Job, Mail, PluginNews, SharedGraph,
         turn::{Turn, TurnError, TurnEvent},
@@ -41,7 +41,7 @@ const QUEUED: usize = 1024;
 pub(super) struct Actor {
     pub name: Arc<str>,
     pub client: KernelClient,
-    pub code: TurnCode,
+    pub language: Arc<Language>,
     pub carrier: Carrier,
     pub is_async: bool,
     pub limit_bytes: usize,
@@ -213,7 +213,7 @@ impl Actor {
                 if let Phase::Ready { idle_since } = &mut open.phase {
                     if self.state.stack.is_empty() {
                         let since = *idle_since.get_or_insert_with(Instant::now);
-                        if since.elapsed() >= self.code.linger() || self.state.stop.is_some() {
+                        if since.elapsed() >= self.language.turn.linger() || self.state.stop.is_some() {
                             self.end_turn();
                         }
                     } else {
@@ -230,7 +230,7 @@ impl Actor {
             return false;
         }
         // After a bounded time the interpreter's own event loop gets a chance.
-        if self.state.stack.is_empty() && open.opened_at.elapsed() > self.code.max() {
+        if self.state.stack.is_empty() && open.opened_at.elapsed() > self.language.turn.max() {
             self.end_turn();
             return false;
         }
@@ -275,6 +275,11 @@ impl Actor {
     }
 
     fn start(&mut self, index: usize) {
+        if let Some(error) =
+            self.state.queued.get(index).and_then(|queued| self.too_large(queued.job.params.get().len()))
+        {
+            return self.fail_queued(index, error);
+        }
         let Some(Queued { job, told }) = self.state.queued.remove(index) else { return };
         {
             let mut graph = self.graph.lock().unwrap_or_else(PoisonError::into_inner);
@@ -292,6 +297,24 @@ impl Actor {
         self.send(message);
     }
 
+    /// Some interpreters lose what is too long: Octave's terminal cuts input at 4,095 bytes.
+    fn too_large(&self, size_bytes: usize) -> Option<RpcError> {
+        let limits = &self.language.limits;
+        let (limit, hint) = match self.carrier {
+            Carrier::Pipe => (limits.pipe_value_bytes, "put the value into the store and pass its key"),
+            Carrier::Jupyter => (
+                limits.jupyter_value_bytes,
+                "use `carrier = \"pipe\"`, or put the value into the store and pass its key",
+            ),
+        };
+        let limit = limit.filter(|limit| size_bytes as u64 > *limit)?;
+        let (language, carrier) = (&self.language.name, self.carrier);
+        let message = format!(
+            "{size_bytes} bytes are more than the {limit} that `{language}` takes over carrier `{carrier}`; {hint}"
+        );
+        Some(RpcError::new(ErrorKind::Invalid, message))
+    }
+
     fn send(&mut self, message: String) {
         let Some(open) = &mut self.state.turn else { return };
         if let Phase::Ready { idle_since } = &mut open.phase {
@@ -305,15 +328,17 @@ impl Actor {
 
     async fn open_turn(&mut self) {
         let code = match (self.carrier, self.is_async) {
-            (Carrier::Pipe, true) => self.code.pipe_async.as_ref().or(self.code.pipe.as_ref()),
-            (Carrier::Pipe, false) => self.code.pipe.as_ref(),
-            (Carrier::Jupyter, true) => self.code.jupyter_async.as_ref().or(self.code.jupyter.as_ref()),
-            (Carrier::Jupyter, false) => self.code.jupyter.as_ref(),
+            (Carrier::Pipe, true) => self.language.turn.pipe_async.as_ref().or(self.language.turn.pipe.as_ref()),
+            (Carrier::Pipe, false) => self.language.turn.pipe.as_ref(),
+            (Carrier::Jupyter, true) => {
+                self.language.turn.jupyter_async.as_ref().or(self.language.turn.jupyter.as_ref())
+            }
+            (Carrier::Jupyter, false) => self.language.turn.jupyter.as_ref(),
         };
         let opened = async {
             let prepared = Turn::prepare(self.carrier, self.client.folder(), self.limit_bytes)?;
             let request = ExecuteRequest {
-                silent: self.code.silent,
+                silent: self.language.turn.silent,
                 allow_stdin: self.carrier == Carrier::Jupyter,
                 ..ExecuteRequest::new(code.cloned().unwrap_or_default())
             };
@@ -432,7 +457,11 @@ impl Actor {
             && let (id, Some(result)) = (*id, answer.take())
         {
             self.state.stack.pop();
-            self.send(rpc::response(id, &result.map(rpc::compact)));
+            let result = result.map(rpc::compact).and_then(|value| match self.too_large(value.get().len()) {
+                Some(error) => Err(error),
+                None => Ok(value),
+            });
+            self.send(rpc::response(id, &result));
         }
     }
 
