@@ -93,7 +93,8 @@
     },
   };
   const kernel = { prompt: globalThis.prompt, confirm: globalThis.confirm };
-  let answer, spoken = 0, held = []; // `held`: notifications that wait for company or for a turn
+  const held = []; // notifications that wait for company or for a turn
+  let answer, spoken = 0;
   const ask = (text) => (spoken = Date.now(), kernel.prompt(text) ?? stop("the host does not answer input_request"));
   const jupyter = {
     open: () => answer = undefined,
@@ -294,6 +295,6 @@
     const write = (chunk) => void Deno.jupyter.broadcast("stream", { name, text: Buffer.from(chunk).toString() });
     process[name].write = (chunk, ...rest) => (write(chunk), rest.at(-1)?.call?.(), true);
     Deno[name].writeSync = (chunk) => (write(chunk), chunk.length);
-    Deno[name].write = async (chunk) => Deno[name].writeSync(chunk);
+    Deno[name].write = (chunk) => Promise.resolve(Deno[name].writeSync(chunk));
   }
 })();

@@ -6,7 +6,7 @@
   "use strict";
   const [fs, vm, readline, Module, { inspect }, { pathToFileURL }, { dirname }, { spawnSync }] =
     ["fs", "vm", "readline", "module", "util", "url", "path", "child_process"].map((name) => require(`node:${name}`));
-  const directory = process.env.KERNELBRIDGE_DIR, cancelFile = `${directory}/cancel`;
+  const directory = process.env.KERNELBRIDGE_DIR;
   const fresh = () => ({ tags: [], functions: [], exports: new Map(), shutdowns: [], locate: (text) => text });
   let plugin = { name: null, config: {}, source: "", ...fresh() };
   const AsyncFunction = (async () => {}).constructor;
@@ -77,7 +77,7 @@
     try {
       return fs.readSync(down, into, at, into.length - at, null) || stop("the host closed the pipe");
     } catch (error) {
-      for (const until = Date.now() + 50; error.code === "EINTR" && Date.now() < until;); // `guard` is about to end this
+      for (const until = Date.now() + 50; error.code === "EINTR" && Date.now() < until;); // `guard` will end this
       throw error;
     }
   }
@@ -106,10 +106,11 @@
 
   // ---- Turns: synchronous until a handler returns a promise
   let carrier = null, ended = false, sent = 0, taken = 0; // `sent`, `taken`: the last request ids
-  let watch, cancel, held = []; // `cancel` fails the awaited handler; `held`: notifications that wait for a turn
+  const held = []; // notifications that wait for a turn
+  let cancel, job; // `cancel` fails the awaited handler; `job` is what `guard` runs
   function turn() {
     pipe.open();
-    [carrier, ended, watch] = [pipe, false, setInterval(look, 20)];
+    [carrier, ended] = [pipe, false];
     let pending;
     try {
       $$.input = input; // ijavascript makes a new `$$` for each cell
@@ -121,14 +122,12 @@
     return pending && drive(pending).finally(release);
   }
   const drive = async (pending) => { for (; pending; pending = guard(loop)) await pending; };
-  const release = () => (clearInterval(watch), carrier.close(), carrier = null);
-  const look = () => fs.existsSync(cancelFile) && (fs.rmSync(cancelFile, { force: true }), cancel?.(cancelled()));
+  const release = () => (carrier.close(), carrier = null);
   // An interrupt is SIGINT to this process, the kernel's child. It ends a vm script with `breakOnSigint`, busy or not,
   // by an error thrown here. Every request runs in one, and so does the turn: the first costs 50 us, those within none.
   const script = new vm.Script("bridge._run()", { filename: ownName });
-  let job;
   const guard = (fn) => (job = fn, script.runInThisContext({ breakOnSigint: true, displayErrors: false }));
-  process.on("SIGINT", () => cancel?.(cancelled())); // a handler is awaited, or nothing runs
+  process.on("SIGINT", () => cancel?.(cancelled())); // outside a script: a handler is awaited, or nothing runs
 
   /** Serve until the turn ends, or until a handler has to be awaited: then the promise of its response. */
   function loop() {
@@ -283,7 +282,7 @@
   const printing = () => process.stdout.writableLength + process.stderr.writableLength > 0;
   const flush = async () => { while (printing()) await new Promise(setImmediate); };
   // An author's keyboard read asks the host: this process has no keyboard.
-  const input = async ({ prompt = "" } = {}, callback = (_, text) => text) => callback(null, call("host.input", prompt));
+  const input = async ({ prompt = "" } = {}, done = (_, text) => text) => done(null, call("host.input", prompt));
   for (const { prototype } of [readline.Interface, readline.promises.Interface]) {
     const { question } = prototype;
     prototype.question = function (query, ...rest) {

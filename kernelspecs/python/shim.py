@@ -1,546 +1,296 @@
-"""kernelbridge's shim for Python: runs inside a stock ipykernel and serves a plugin's handlers to the host.
+"""kernelbridge's shim for Python: runs inside a stock ipykernel and serves a plugin's handlers (docs/protocol.md).
 
-Protocol: docs/protocol.md. Needs the standard library and ipykernel. Everything is inside one function, because this
-text is executed in the kernel's own namespace, where it may leave one name: `bridge`.
+All of it is in one function, because it is executed in the kernel's own namespace and leaves one name there: `bridge`.
 """
 
 
 def _kernelbridge():
-    import asyncio, base64, builtins, collections, contextlib, functools, getpass, inspect, json, linecache, math, os
-    import platform, re, select, signal, sys, threading, time, traceback, types
-    import ipykernel
-
-    shell = get_ipython()
-    kernel = shell.kernel
-    main_thread = threading.get_ident()
-    codes = {"Raised": -32000, "Denied": -32001, "Timeout": -32002, "Cancelled": -32003, "Deadlock": -32004,
-             "Gone": -32005, "Host": -32006, "NotFound": -32601, "Invalid": -32602}
-    # What changes. `served` and `asked` are the last ids of the host's requests and of ours. `shielded`: no author code
-    # is running, an interrupt must wait (`interrupted`). `task` waits for the coroutine `awaited` in the loop `loop`.
-    now = types.SimpleNamespace(carrier=None, ended=True, served=0, asked=0, queue=collections.deque(maxlen=1000), sent=0.0,
-                                shielded=True, interrupted=False, loop=None, task=None, awaited=None,
-                                functions={}, exports={}, handlers=[], farewells=[], is_async=False)
+    import asyncio, base64, builtins, collections, contextlib, functools, getpass, inspect, ipykernel, json, linecache
+    import os, platform, re, signal, sys, threading, time, traceback, types
+    kernel, main_thread, folder = get_ipython().kernel, threading.get_ident(), os.environ.get("KERNELBRIDGE_DIR", "")
+    codes = {"Raised": -32000, "Cancelled": -32003, "NotFound": -32601, "Invalid": -32602}
+    # What changes. served, asked: the last ids of the host's requests and of ours. notes: notifications not yet sent,
+    # quiet: until when none goes alone. shielded: no author code is running, so that an interrupt waits (interrupted).
+    # task: waits in the kernel's event loop for the async handler of request `awaited`.
+    now = types.SimpleNamespace(carrier=None, ended=True, served=0, asked=0, notes=collections.deque(maxlen=10000),
+                                quiet=0, shielded=True, interrupted=False, task=None, awaited=None)
 
     class Error(Exception):
-        """A call of the host or of another plugin failed: `kind`, `message` and `data` as in docs/protocol.md."""
-
-        __module__ = "bridge"
-
-        def __init__(self, message, kind="Raised", data=None, received=None):
+        """A call of the host or of another plugin failed; `kind`, `message` and `data` are the protocol's."""
+        __module__, __qualname__ = "bridge", "Error"
+        def __init__(self, kind, message, error=None):
             super().__init__(message)
-            self.message, self.kind, self.data, self.received = message, kind, data or {}, received
-
-    class Refusal(Exception):
-        """The shim's own answer to a request it cannot serve."""
-
-        def __init__(self, kind, message):
-            self.error = {"code": codes[kind], "message": message, "data": {"kind": kind}}
+            self.error = error or {"code": codes.get(kind, -32000), "message": message, "data": {"kind": kind}}
+            self.kind, self.message, self.data = kind, message, self.error.get("data") or {}
 
     class Event(dict):
-        """An event; its fields are attributes too: id, topic, time, attempt, key, data, chain."""
-
-        def __getattr__(self, name):
-            try:
-                return self[name]
-            except KeyError:
-                raise AttributeError(name) from None
-
+        """An event; its fields are attributes too: id, topic, time, attempt, key, data."""
         __setattr__ = dict.__setitem__
+        def __getattr__(self, name): return self[name] if name in self else self.__getattribute__(name)
 
-    # Values
-
-    def unusual(value):
-        """The JSON form of what JSON does not have."""
+    # ---- Values
+    def unusual(value):  # the JSON form of what JSON does not have
         if isinstance(value, (bytes, bytearray, memoryview)):
             return {"$bytes": base64.b64encode(value).decode()}
-        if isinstance(value, (set, frozenset)):
-            return list(value)
-        for convert in ("tolist", "isoformat"):  # arrays and scalars of numpy and its kin; dates and times
+        for convert in ("tolist", "isoformat"):  # numpy and its kin; dates and times
             if hasattr(value, convert):
                 return getattr(value, convert)()
         raise TypeError(f"a value of type {type(value).__name__} has no JSON form")
-
-    def plain(value):
-        """The slow way, for what the encoder refuses: not-a-number, infinities, keys of unusual types."""
-        if isinstance(value, float):
-            return value if math.isfinite(value) else None
-        if isinstance(value, dict):
-            usual = (str, int, float, type(None))
-            return {key if isinstance(key, usual) else str(unusual(key)): plain(item) for key, item in value.items()}
-        if isinstance(value, (list, tuple)):
-            return [plain(item) for item in value]
-        return value if value is None or isinstance(value, (str, int)) else plain(unusual(value))
 
     encode = json.JSONEncoder(ensure_ascii=False, check_circular=False, allow_nan=False, separators=(",", ":"),
                               default=unusual).encode
 
     def dump(value):
         try:
-            return encode(value).encode()
-        except (TypeError, ValueError):
-            return encode(plain(value)).encode()
+            text = encode(value)
+        except ValueError:  # not-a-number or an infinity
+            text = encode(json.loads(json.dumps(value, default=unusual), parse_constant=lambda name: None))
+        return text.encode(errors="replace")  # half a surrogate pair is not UTF-8
 
     def revive(value):
-        try:
-            return base64.b64decode(value["$bytes"]) if len(value) == 1 and "$bytes" in value else value
-        except (TypeError, ValueError):  # the author's own {"$bytes": ...}
-            return value
+        with contextlib.suppress(TypeError, ValueError):  # an author's own {"$bytes": ...}
+            return base64.b64decode(value["$bytes"]) if value.keys() == {"$bytes"} else value
+        return value
 
-    # scan_once rather than decode: three microseconds less for every message.
     scan, scan_bytes = json.JSONDecoder().scan_once, json.JSONDecoder(object_hook=revive).scan_once
 
-    def parse(text):
-        try:
-            return (scan_bytes if '"$bytes"' in text else scan)(text, 0)[0]
-        except (ValueError, RecursionError) as error:  # a number of more than 4,300 digits, or nested too deep
-            head = re.match(r'\{"jsonrpc":"2.0","id":(\d+),("method")?', text)
-            refusal = Refusal("Invalid", f"Python cannot read this value: {error}").error
-            return {"id": int(head[1]), "error": refusal, **({"method": "unreadable"} if head[2] else {})}
-
-    def printable(value):
-        """Text that can travel: a name of a file may hold what is not UTF-8, and an author's `__str__` may raise."""
-        try:
-            return str(value).encode(errors="replace").decode()
-        except Exception as error:
-            return f"<{type(value).__name__} whose text is a {type(error).__name__}>"
-
-    # Interrupts
-
-    def interrupt(signum, frame):
-        """SIGINT ends author code only: raised between the shim's own lines it would tear a message apart."""
-        if now.task is not None and asyncio.current_task(now.loop) is not now.task:
-            now.loop.call_soon_threadsafe(cancel, now.awaited)  # a KeyboardInterrupt here would end ipykernel's loop
+    # ---- Interrupts
+    def interrupt(signum, frame):  # ends author code only: between two lines of the shim it would tear a message apart
+        loop, task, id = asyncio._get_running_loop(), now.task, now.awaited
+        if task and loop is task.get_loop() and asyncio.current_task() is not task:  # raised here it would end the loop
+            loop.call_soon_threadsafe(lambda: now.awaited == id and task.cancel())
         elif now.shielded:
             now.interrupted = True
         else:
             raise KeyboardInterrupt
 
-    def cancel(awaited):
-        if now.awaited is awaited is not None:
-            now.task.cancel()
+    class Shield:  # author code is in a call of ours
+        def __enter__(self): now.shielded = True
+        def __exit__(self, *error):
+            now.shielded, interrupted, now.interrupted = False, now.interrupted, False
+            if interrupted:
+                raise KeyboardInterrupt
 
-    def unshield():
-        now.shielded = False
-        if now.interrupted:
-            now.interrupted = False
-            raise KeyboardInterrupt
+    # ---- Carriers
+    class Pipe:  # the FIFO pair in the kernel's private folder, open for one turn
+        def __init__(self): self.up, self.down = open(folder + "/to-host", "wb"), open(folder + "/to-plugin", "rb")
+        def send(self, body): self.up.write(b"%d\n%b" % (len(body), body)), self.up.flush()
+        def receive(self): return self.down.read(int(self.down.readline() or 0)).decode() or '{"method":"end"}'
+        def close(self): self.up.close(), self.down.close()
 
-    class Shield:
-        """Author code has called the shim."""
+    class Stdin:  # messages are prompts of input requests; the value of a reply is the host's next message
+        def send(self, body):  # not by `input()`: it works only in cells, and drops a reply that came before its prompt
+            content, ident = {"prompt": body.decode(), "password": False}, kernel._parent_ident["shell"]
+            kernel.session.send(kernel.stdin_socket, "input_request", content, kernel.get_parent("shell"), ident=ident)
+        def receive(self): return kernel.session.recv(kernel.stdin_socket, mode=0)[1]["content"]["value"]
+        def close(self): pass
 
-        def __enter__(self):
-            self.held, now.shielded = now.shielded, True
+    # ---- Messages
+    def send(*message):
+        messages = [*(now.notes.popleft() for _ in range(len(now.notes))), *message]
+        now.carrier.send(messages[0] if len(messages) == 1 else b"[%b]" % b",".join(messages))
 
-        def __exit__(self, *raised):
-            if not self.held:
-                unshield()
-
-    # Carriers
-
-    class Pipe:
-        """The FIFO pair in the kernel's private folder, open for one turn."""
-
-        def __init__(self):
-            folder = os.environ["KERNELBRIDGE_DIR"]
-            # Without a host this raises; a blocking open would hang the kernel.
-            self.up = os.open(folder + "/to-host", os.O_WRONLY | os.O_NONBLOCK)
-            os.set_blocking(self.up, True)
-            self.down = os.open(folder + "/to-plugin", os.O_RDONLY)
-            self.poll, self.buffer = select.poll(), bytearray()
-            self.poll.register(self.down, select.POLLIN)
-
-        def send(self, body):
-            data = b"%d\n%b" % (len(body), body)
-            sent = os.write(self.up, data)
-            while sent < len(data):  # a signal came in the middle
-                sent += os.write(self.up, memoryview(data)[sent:])
-
-        def receive(self, interruptible):
-            buffer = self.buffer
-            while True:
-                head = buffer.find(b"\n") + 1
-                if head:
-                    end = head + int(buffer[:head])
-                    if len(buffer) >= end:
-                        text = buffer[head:end].decode()
-                        del buffer[:end]
-                        return text
-                if interruptible:
-                    unshield()
-                    self.poll.poll()  # an interrupt comes out of here, so that no byte is lost
-                    now.shielded = True
-                data = os.read(self.down, 65536)
-                if not data:
-                    raise BrokenPipeError("the host is gone")
-                buffer += data
-
-        def close(self):
-            os.close(self.up)
-            os.close(self.down)
-
-    class Stdin:
-        """Messages as prompts of input requests; the value of a reply is a message of the host's."""
-
-        def __init__(self):
-            # `input()` works only where the kernel runs a cell, and drops replies that came before its prompt.
-            self.ident, self.parent = kernel._parent_ident["shell"], kernel.get_parent("shell")
-
-        def send(self, body):
-            content = {"prompt": body.decode(), "password": False}
-            kernel.session.send(kernel.stdin_socket, "input_request", content, self.parent, ident=self.ident)
-
-        def receive(self, interruptible):
-            while True:
-                if interruptible:
-                    unshield()
-                kernel.stdin_socket.poll()
-                now.shielded = True
-                ident, reply = kernel.session.recv(kernel.stdin_socket)
-                if reply is not None:
-                    return reply["content"]["value"]
-
-        def close(self):
-            pass
-
-    # Messages
-
-    def transmit(body):
-        waiting = [now.queue.popleft() for _ in range(len(now.queue))]
-        now.carrier.send(b"[%b]" % b",".join([*waiting, body]) if waiting else body)
-
-    def receive(asked):
-        """The host's next request or its response to request `asked`; None when the turn is over."""
+    def receive(asked):  # the host's next request, or its response to our request `asked`; None when the turn is over
         while not now.ended:
-            message = parse(now.carrier.receive(asked != 0))
+            text = now.carrier.receive()
+            message = (scan_bytes if '"$bytes"' in text else scan)(text, 0)[0]  # three microseconds less than `decode`
             method, id = message.get("method"), message.get("id", 0)
-            if method is None:
-                if id == asked:
-                    return message
-            elif method == "end":
-                now.ended = True
-            elif id > now.served:
-                now.served = id
+            now.ended = method == "end"
+            if id > now.served if method else id == asked:  # else it is stale
+                now.served = id if method else now.served
                 return message
 
-    def respond(message, outcome):
-        for stream in (sys.stdout, sys.stderr):
-            if getattr(stream, "_flush_pending", True):  # a flush of ipykernel's streams costs 150 microseconds
-                stream.flush()
-        figures = sys.modules.get("matplotlib_inline.backend_inline")
-        if figures:  # else they would be shown at the end of the turn
-            figures.flush_figures()
-        if not now.ended:
-            transmit(b'{"jsonrpc":"2.0","id":%d,%b}' % (message["id"], outcome))
-
-    def request(method, params):
-        """Ask the host, and serve its requests until the answer comes: whoever waits, serves."""
-        if now.carrier is None:
-            raise Error("no turn is open: calls belong inside a handler", "Cancelled")
-        if threading.get_ident() != main_thread:
-            raise Error("only the main thread can call the host", "Invalid")
+    def request(method, params):  # and serve the host until it answers: whoever waits, serves
+        if now.carrier is None or threading.get_ident() != main_thread:
+            raise Error("Cancelled", "no turn is open here: calls belong inside a handler, in the main thread")
         params = dump(params)
         with Shield():
             now.asked = asked = now.asked + 1
-            transmit(b'{"jsonrpc":"2.0","id":%d,"method":"%b","params":%b}' % (asked, method, params))
-            while message := receive(asked):
-                if "method" in message:
-                    respond(message, serve(message))
-                elif "error" in message:
-                    error = message["error"]
-                    data = error.get("data") or {}
-                    raise Error(error.get("message", ""), data.get("kind", "Raised"), data, error)
-                else:
-                    return message.get("result")
-            raise Error("the turn is over", "Cancelled")
+            send(b'{"jsonrpc":"2.0","id":%d,"method":"%b","params":%b}' % (asked, method, params))
+            while "method" in (message := receive(asked) or {"error": Error("Cancelled", "the turn is over").error}):
+                at_once(serve(message, apart=True))
+            if error := message.get("error"):
+                raise Error((error.get("data") or {}).get("kind", "Raised"), error["message"], error)
+            return message.get("result")
 
     def notify(method, params):
-        message = b'{"jsonrpc":"2.0","method":"%b","params":%b}' % (method, dump(params))
-        if now.carrier is None or threading.get_ident() != main_thread:
-            return now.queue.append(message)  # goes with the next message
-        with Shield():
-            if isinstance(now.carrier, Pipe):
-                transmit(message)
-            elif len(now.queue) >= 100 or time.monotonic() - now.sent > 0.1:  # each costs a round trip
-                transmit(message)
-                while parse(now.carrier.receive(True)).get("method") != "continue":
+        now.notes.append(b'{"jsonrpc":"2.0","method":"%b","params":%b}' % (method, dump(params)))
+        if now.carrier and threading.get_ident() == main_thread and time.monotonic() >= now.quiet:
+            with Shield():
+                send()
+                while isinstance(now.carrier, Stdin) and '"continue"' not in now.carrier.receive():
                     pass
-                now.sent = time.monotonic()
-            else:
-                now.queue.append(message)
+                now.quiet = isinstance(now.carrier, Stdin) and time.monotonic() + 0.1  # each is a round trip there
 
-    def serve(message):
-        """What the response to a request says."""
+    async def serve(message, apart):  # async handlers wait in the kernel's event loop, or apart from it
+        id, method, params = message["id"], message["method"], message.get("params")
         try:
             now.shielded = now.interrupted = False
-            result = methods.get(message["method"], unknown)(message)
+            result = find(methods, method, "method")(params)
             if type(result) is types.CoroutineType:
-                result = run_apart(result)
+                result = run_apart(result) if apart else await finish(result, id)
             now.shielded = True
-            return outcomes(message, result)
-        except BaseException as error:
+            response = outcome(result) if method != "events" else outcomes(result, len(params["events"]))
+        except (Exception, KeyboardInterrupt, SystemExit, asyncio.CancelledError) as error:
             now.shielded = True
-            return outcome(error)
+            response = outcome(error)
+        for stream in (sys.stdout, sys.stderr):
+            if getattr(stream, "_flush_pending", True):  # a needless flush of ipykernel's costs 50 microseconds
+                stream.flush()
+        if figures := sys.modules.get("matplotlib_inline.backend_inline"):
+            figures.flush_figures()  # else they are shown when the turn ends
+        if not now.ended:
+            send(b'{"jsonrpc":"2.0","id":%d,%b}' % (id, response))
 
-    async def serve_async(message):
-        """As `serve`; ipykernel's own event loop runs while an async handler waits."""
+    async def finish(coroutine, id):
+        task = now.task = asyncio.current_task()
+        now.awaited = id
         try:
-            now.shielded = now.interrupted = False
-            result = methods.get(message["method"], unknown)(message)
-            if type(result) is types.CoroutineType:
-                now.loop, now.task, now.awaited = asyncio.get_running_loop(), asyncio.current_task(), result
-                try:
-                    result = await result
-                finally:
-                    task, now.task, now.awaited = now.task, None, None
-                    while sys.version_info >= (3, 11) and task.cancelling():
-                        task.uncancel()
-            now.shielded = True
-            return outcomes(message, result)
-        except GeneratorExit:
-            raise
-        except BaseException as error:
-            now.shielded = True
-            return outcome(error)
-
-    def run_apart(coroutine):
-        """Run an async handler in a loop of its own while the kernel's loop stands still in a call of ours."""
-        loop = asyncio.get_running_loop()
-        task, waiting, now.task = asyncio.current_task(), now.task, None
-        asyncio._leave_task(loop, task)
-        asyncio._set_running_loop(None)
-        try:
-            return asyncio.run(coroutine)
+            return await coroutine
         finally:
-            asyncio._set_running_loop(loop)
-            asyncio._enter_task(loop, task)
-            asyncio.set_event_loop(loop)
-            now.task = waiting
+            now.task = now.awaited = None
+            while getattr(task, "cancelling", int)():  # Python 3.11 counts
+                task.uncancel()
 
-    def outcome(value):
-        """A value or an exception as the end of a response."""
-        if isinstance(value, BaseException):
-            return b'"error":' + dump(failure(value))
+    def run_apart(coroutine):  # in a loop of its own, because the kernel's loop stands still in a call of ours
+        loop, task = asyncio.get_running_loop(), asyncio.current_task()
+        asyncio._leave_task(loop, task), asyncio._set_running_loop(None)
         try:
+            with contextlib.closing(asyncio.new_event_loop()) as own:
+                return own.run_until_complete(coroutine)
+        finally:
+            asyncio._set_running_loop(loop), asyncio._enter_task(loop, task)
+
+    def at_once(coroutine):  # one that never waits
+        try:
+            coroutine.send(None)
+        except StopIteration as done:
+            return done.value
+
+    def outcome(value):  # the end of a response
+        try:
+            if isinstance(value, BaseException):
+                return b'"error":' + dump(failure(value))
             return b'"result":' + dump(value)
         except (TypeError, ValueError, RecursionError) as error:
-            return b'"error":' + dump(Refusal("Invalid", printable(error)).error)
+            return b'"error":' + dump(Error("Invalid", str(error)).error)
 
-    def outcomes(message, result):
-        if message["method"] != "events":
-            return outcome(result)
-        count = len(message["params"]["events"])
+    def outcomes(result, count):  # of the events of a batch
         results = result if isinstance(result, list) and len(result) == count else [None] * count
         return b'"result":{"outcomes":[%b]}' % b",".join(b"{%b}" % outcome(item) for item in results)
 
-    def failure(error):
-        """An exception as an error of the protocol, the shim's own frames cut."""
-        if isinstance(error, Refusal):
+    def failure(error):  # as an error of the protocol, the shim's own frames cut
+        text, own = str(error), rf'(?m)^  File "{re.escape(failure.__code__.co_filename)}", .*\n(?:    .*\n)*'
+        lines = re.sub(own, "", "".join(traceback.format_exception(type(error), error, error.__traceback__)))
+        if isinstance(error, Error) and '  File "' not in lines:  # the shim's own refusal
             return error.error
         kind = "Cancelled" if isinstance(error, (KeyboardInterrupt, asyncio.CancelledError)) else "Raised"
         name = "bridge.Error" if isinstance(error, Error) else type(error).__name__
-        report = traceback.TracebackException.from_exception(error)
-        reports = [report]
-        for part in reports:  # grows
-            part.stack[:] = [frame for frame in part.stack if frame.filename != shim_file]
-            reports += filter(None, [part.__cause__, part.__context__, *(getattr(part, "exceptions", None) or ())])
-        data = {"kind": kind, "ename": name, "evalue": printable(error),
-                "traceback": printable("".join(report.format())).splitlines()}
-        while error is not None and "cause" not in data:
-            if isinstance(error, Error) and error.received:
-                data["cause"] = error.received
+        data = {"kind": kind, "ename": name, "evalue": text, "traceback": lines.splitlines()}
+        while error and not isinstance(error, Error):
             error = error.__cause__ or (None if error.__suppress_context__ else error.__context__)
-        return {"code": codes[kind], "message": f"{name}: {data['evalue']}" if data["evalue"] else name, "data": data}
+        if error:
+            data["cause"] = error.error
+        return {"code": codes[kind], "message": f"{name}: {text}" if text else name, "data": data}
 
-    # The host's requests
-
-    def initialize(message):
-        params = message["params"]
+    # ---- The host's requests
+    def initialize(params):
         bridge.plugin, bridge.config = params.get("plugin") or {}, params.get("config") or {}
-        return {"bridge": "1", "language": "python", "features": ["async", "bytes"],
-                "interpreter": f"{platform.python_implementation()} {platform.python_version()}, "
-                               f"ipykernel {ipykernel.__version__}"}
+        interpreter = f"Python {platform.python_version()}, ipykernel {ipykernel.__version__}"
+        return {"bridge": "1", "language": "python", "interpreter": interpreter, "features": ["async", "bytes"]}
 
-    def load(message):
-        """Run the author's source in a module of its own, which becomes the namespace of the kernel's notebooks."""
-        now.functions, now.exports, now.handlers, now.farewells, now.is_async = {}, {}, [], [], False
-        path = message["params"].get("path")
-        module = types.ModuleType("plugin_" + re.sub(r"\W", "_", bridge.plugin.get("name", "")))
-        module.__dict__.update(bridge=bridge, __file__=path)
-        if path:
-            folder = os.path.dirname(path)
-            sys.path[:] = [folder, *(other for other in sys.path if other != folder)]
-            for name, other in list(sys.modules.items()):  # modules beside the entry file are reloaded with it
-                file = getattr(other, "__file__", None) or ""
-                if file.startswith(folder + os.sep) and "site-packages" not in file:
-                    del sys.modules[name]
-        sys.modules[module.__name__] = module
+    def load(params):  # into a new module, which is from now on the namespace of the kernel's cells, too
+        now.tags, now.handlers, now.exports, now.farewells, now.is_async = [], {}, {}, [], False
+        path, name = params.get("path") or "", "plugin_" + re.sub(r"\W", "_", bridge.plugin.get("name", ""))
+        module = sys.modules[name] = types.ModuleType(name)
+        module.__file__, module.bridge, home = path, bridge, os.path.dirname(path)
+        sys.path[:] = [home, *(other for other in sys.path if other != home)]
+        for name, other in list(sys.modules.items()):  # modules beside the entry file are loaded anew with it
+            if path and other is not module and os.path.dirname(getattr(other, "__file__", None) or "") == home:
+                del sys.modules[name]
         kernel.user_module, kernel.user_ns = module, module.__dict__
-        shell.set_completer_frame()
-        for cell in message["params"]["cells"]:
-            name, source = cell["name"], cell["source"]
+        kernel.shell.set_completer_frame()
+        for name, source in ((cell["name"], cell["source"]) for cell in params["cells"]):
             if name.endswith("]"):  # a notebook's cell may hold magics
-                source = shell.transform_cell(source)
+                source = kernel.shell.transform_cell(source)
             linecache.cache[name] = (len(source), None, source.splitlines(True), name)
             exec(compile(source, name, "exec", dont_inherit=True), module.__dict__)
-        if module.__dict__.get("bridge") is not bridge:
-            raise NameError("the plugin uses the name `bridge` for something else")
-        return {"handlers": now.handlers, "async": now.is_async}
+        return {"handlers": now.tags, "async": now.is_async}
 
-    def one_event(message):
-        event = Event(message["params"])
-        function = now.functions.get(event.pop("handler"))
-        if function is None:
-            raise Refusal("NotFound", f"no handler {message['params']['handler']}")
-        return function(event)
-
-    def many_events(message):
-        function = now.functions.get(message["params"]["handler"])
-        if function is None:
-            raise Refusal("NotFound", f"no handler {message['params']['handler']}")
-        return function([Event(event) for event in message["params"]["events"]])
-
-    def call(message):
-        function = now.exports.get(message["params"]["name"])
-        if function is None:
-            raise Refusal("NotFound", f"no function `{message['params']['name']}`")
-        return function(*message["params"]["args"])
-
-    async def shutdown(message):
-        async def farewell(function):
-            result = function()
-            if type(result) is types.CoroutineType:
+    async def shutdown(params):
+        for farewell in now.farewells:
+            if type(result := farewell()) is types.CoroutineType:
                 await result
 
-        async with contextlib.AsyncExitStack() as stack:  # runs them all, also when one raises
-            for function in reversed(now.farewells):
-                stack.push_async_callback(farewell, function)
+    def find(table, key, what="handler"):
+        if key in table:
+            return table[key]
+        raise Error("NotFound", f"no {what} `{key}`")
+    methods = {"initialize": initialize, "load": load, "shutdown": shutdown,
+               "event": lambda params: find(now.handlers, params.pop("handler"))(Event(params)),
+               "filter": lambda params: find(now.handlers, params.pop("handler"))(Event(params)),
+               "events": lambda params: find(now.handlers, params["handler"])([*map(Event, params["events"])]),
+               "call": lambda params: find(now.exports, params["name"], "function")(*params["args"])}
 
-    def unknown(message):
-        if "error" in message:
-            raise Refusal("Invalid", message["error"]["message"])
-        raise Refusal("NotFound", f"no method `{message['method']}`")
-
-    methods = {"initialize": initialize, "load": load, "event": one_event, "filter": one_event, "events": many_events,
-               "call": call, "shutdown": shutdown}
-
-    # What the author sees
-
-    def register(function, **handler):
-        now.is_async |= inspect.iscoroutinefunction(function)
-        id = len(now.handlers) + 1
-        now.handlers.append({"id": id, **handler})
-        now.functions[id] = function
+    # ---- What the author sees
+    def register(function, **tags):
+        if not callable(function):  # a decorator with arguments
+            return functools.partial(register, **{**tags, "name": function or tags.get("name")})
+        tags.update(id=len(now.tags) + 1, name=tags.get("name") or getattr(function, "__name__", "function"))
+        now.handlers[tags["id"]] = function
+        if tags["kind"] == "export":
+            now.exports[tags["name"]], tags["doc"] = function, inspect.getdoc(function) or ""
+        now.tags.append(tags)
+        now.is_async |= inspect.iscoroutinefunction(inspect.unwrap(function))
         return function
-
-    def name_of(function):
-        return getattr(function, "__name__", type(function).__name__)
-
-    def log(level, message, fields=None, /, **more):
-        params = {"level": level, "message": printable(message), "fields": {**(fields or {}), **more}}
-        try:
-            notify(b"log", params)
-        except (TypeError, ValueError, RecursionError):  # a log never fails for what is logged
-            notify(b"log", {**params, "fields": {printable(key): printable(params["fields"][key]) for key in params["fields"]}})
 
     class State:
         """Values shared by the application and all its plugins, by key."""
-
-        def get(self, key, default=None):
-            value = bridge.call("state.get", key)
-            return default if value is None else value
-
-        def set(self, key, value):
-            return bridge.call("state.set", key, value)
-
+        def get(self, key, default=None): return default if (value := bridge.call("state.get", key)) is None else value
+        def set(self, key, value): return bridge.call("state.set", key, value)
+        def delete(self, key): return bridge.call("state.delete", key)
+        def list(self, prefix=""): return bridge.call("state.list", prefix)
         def update(self, key, function, default=None):
-            """Store function(value), again if somebody else was quicker; returns the new value."""
-            while True:
+            while True:  # until nobody else was quicker
                 stored = bridge.call("state.read", key)
                 value = function(stored["value"] if stored["version"] else default)
                 if bridge.call("state.swap", key, stored["version"], value)["swapped"]:
                     return value
 
-        def delete(self, key):
-            return bridge.call("state.delete", key)
-
-        def list(self, prefix=""):
-            return bridge.call("state.list", prefix)
+    def log(level, message, fields=None, /, **more):
+        notify(b"log", {"level": level, "message": str(message), "fields": {**(fields or {}), **more}})
 
     class Bridge:
         """All that a plugin has of its host; nothing to import, nothing to install."""
-
         config, plugin, state = {}, {}, State()
-        log = types.SimpleNamespace(**{level: functools.partial(log, level) for level in ("debug", "info", "warn", "error")})
-
-        def on(self, topic, function=None, batch=0):
-            """Decorator: the function is called with each event of a topic; with `batch`, with lists of events."""
-            if function is None:
-                return functools.partial(self.on, topic, batch=batch)
-            return register(function, kind="on", topic=topic, name=name_of(function), batch=batch)
-
+        log = types.SimpleNamespace(**{it: functools.partial(log, it) for it in ("debug", "info", "warn", "error")})
+        # Decorators: a handler of events (with `batch`: of lists of events), a filter (returns the event, or None to
+        # drop it), a function that the host and other plugins may call, a function to run before the kernel ends.
+        def on(self, topic, function=None, batch=0): return register(function, kind="on", topic=topic, batch=batch)
         def filter(self, topic, function=None, priority=0):
-            """Decorator: the function sees each event before its handlers and returns it, or None to drop it."""
-            if function is None:
-                return functools.partial(self.filter, topic, priority=priority)
-            return register(function, kind="filter", topic=topic, name=name_of(function), priority=priority)
-
-        def export(self, function=None, name=None):
-            """Decorator: the host and other plugins may call the function; its docstring is its documentation."""
-            if function is None:
-                return functools.partial(self.export, name=name)
-            name = name or name_of(function)
-            now.exports[name] = function
-            return register(function, kind="export", name=name, doc=inspect.getdoc(function) or "")
-
-        def on_shutdown(self, function):
-            """Decorator: the function is called before the kernel ends."""
-            now.farewells.append(function)
-            now.is_async |= inspect.iscoroutinefunction(function)
-            return function
-
-        def call(self, name, *args):
-            """Call a function of the host, or `plugin.function`; raises bridge.Error."""
-            return request(b"call", {"name": name, "args": args})
-
-        def emit(self, topic, data=None, key=None):
-            """Put an event onto the bus; returns when it was accepted."""
-            request(b"emit", {"topic": topic, "data": data, "key": key})
-
+            return register(function, kind="filter", topic=topic, priority=priority)
+        def export(self, function=None, name=None): return register(function, kind="export", name=name)
+        def on_shutdown(self, function): return now.farewells.append(function) or function
+        def call(self, name, *args): return request(b"call", {"name": name, "args": args})
+        def emit(self, topic, data=None, key=None): request(b"emit", {"topic": topic, "data": data, "key": key})
         def progress(self, done, total=None, message=None):
-            """Tell how far a long work has come."""
             notify(b"progress", {"done": done, "total": total, "message": message})
+        def _turn(self, carrier): at_once(self._turn_async(carrier, apart=True))
+        async def _turn_async(self, carrier, apart=False):
+            previous, now.ended, now.shielded = signal.signal(signal.SIGINT, interrupt), False, True
+            # A plugin has no keyboard, but the host may have an answer. ipykernel puts its own back after the cell.
+            builtins.input = getpass.getpass = lambda prompt="", stream=None: self.call("host.input", str(prompt))
+            try:
+                with contextlib.closing({"pipe": Pipe, "jupyter": Stdin}[carrier]()) as now.carrier:
+                    now.carrier.send(b'{"jsonrpc":"2.0","method":"ready"}')
+                    while message := receive(asked=0):
+                        await serve(message, apart)
+                        if not apart:
+                            await asyncio.sleep(0)  # the author's other tasks
+            finally:
+                now.carrier = None
+                signal.signal(signal.SIGINT, previous)
 
-        def _turn(self, carrier):
-            with turn(carrier):
-                while message := receive(0):
-                    respond(message, serve(message))
-
-        async def _turn_async(self, carrier):
-            with turn(carrier):
-                while message := receive(0):
-                    respond(message, await serve_async(message))
-                    await asyncio.sleep(0)  # the author's other tasks
-
-    def keyboard(prompt="", stream=None):
-        """A plugin has no keyboard; the host may have an answer."""
-        return bridge.call("host.input", str(prompt))
-
-    @contextlib.contextmanager
-    def turn(carrier):
-        now.ended, now.shielded = False, True
-        previous = signal.signal(signal.SIGINT, interrupt)
-        try:
-            builtins.input = getpass.getpass = keyboard  # ipykernel puts its own back after the cell
-            now.carrier = {"pipe": Pipe, "jupyter": Stdin}[carrier]()
-            now.carrier.send(b'{"jsonrpc":"2.0","method":"ready"}')
-            yield
-        finally:
-            opened, now.carrier = now.carrier, None
-            if opened:
-                opened.close()
-            signal.signal(signal.SIGINT, previous)
-
-    shim_file = turn.__wrapped__.__code__.co_filename
     bridge = Bridge()
     bridge.Error, bridge.Event = Error, Event
     return bridge

@@ -17,12 +17,14 @@ local({
   # integers above 1e15; classed values (data frames, dates, factors, I()) and matrices still go to toJSON().
   quoted <- function(x) {
     x <- enc2utf8(x)
+    if (!all(validUTF8(x))) stop("a string is not valid UTF-8", call. = FALSE)
     if (!any(grepl("[\"\\\\\001-\037]", x, perl = TRUE, useBytes = TRUE))) return(paste0("\"", x, "\"", recycle0 = TRUE))
     as.character(jsonlite::toJSON(x, collapse = FALSE))
   }
   decimal <- function(x) {
     text <- sprintf("%.15g", x)
-    longer <- is.finite(x) & suppressWarnings(as.numeric(text)) != x
+    finite <- which(is.finite(x))
+    longer <- finite[as.numeric(text[finite]) != x[finite]]
     text[longer] <- sprintf("%.17g", x[longer])
     text[is.infinite(x)] <- "null"
     text
@@ -96,7 +98,6 @@ local({
     if (!is.null(e)) fail(e$data$kind %||% "Host", e$message, e$data, e)
     message$result
   }
-
   # The native exception, for tryCatch(..., bridge_error = function(e) e$kind); `cause` is the error as it was received.
   fail <- function(kind, message, data = NULL, cause = NULL) {
     fields <- list(message = message, kind = kind, data = data, cause = cause)
@@ -261,7 +262,6 @@ local({
     ""
   }
   host_call <- function(name, ...) request("call", list(name = name, args = unname(list(...))))
-
   bridge <- list2env(parent = emptyenv(), list(
     .turn = function(via) suspendInterrupts(run_turn(via)),
     on = function(topic, fn, batch = 0) register("on", substitute(fn), topic, fn, batch = as.integer(batch)),
@@ -293,7 +293,7 @@ local({
   lockEnvironment(bridge, bindings = TRUE)
 
   if (!l10n_info()[["UTF-8"]]) Sys.setlocale("LC_CTYPE", "C.UTF-8")
-  options(expressions = 50000)  # a nested host call takes about 40
+  options(expressions = 50000)  # nested host calls use up the default of 5000
   for (hook in c("plot.new", "persp", "grid.newpage")) setHook(hook, function(...) drawn <<- TRUE)
   # getPass() hides IRkernel's own, further down the search path.
   attach(list(bridge = bridge, getPass = keyboard), name = "kernelbridge", warn.conflicts = FALSE)

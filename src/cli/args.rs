@@ -44,6 +44,8 @@ pub enum Command {
     Call(CallArgs),
     /// Look at or change the shared state in a database file
     State(StateArgs),
+    /// Run plugins in seven languages on one week of earthquakes
+    Demo(DemoArgs),
     /// List languages: which kernels were found, where and why there, and what could be installed
     Languages {
         /// Print JSON.
@@ -86,6 +88,26 @@ pub struct InstallArgs {
     #[arg(long)]
     pub reinstall: bool,
     /// Print JSON.
+    #[arg(long)]
+    pub json: bool,
+}
+
+/// `kernelbridge demo`
+#[derive(Debug, clap::Args)]
+#[command(
+    after_help = "The events are one week of the USGS feed. The folder gets them and the plugins, the shared state, a plot and all \
+                        results; `kernelbridge run kernelbridge-demo/plugins --events kernelbridge-demo/earthquakes.ndjson \
+                        --topic quake.new` does the same.\n\
+                        Languages that are not installed are left out, and it says how to add them."
+)]
+pub struct DemoArgs {
+    /// A language that is not installed is an error.
+    #[arg(long)]
+    pub all: bool,
+    /// The run's folder.
+    #[arg(long, value_name = "DIR", default_value = "kernelbridge-demo", value_hint = ValueHint::DirPath)]
+    pub out: PathBuf,
+    /// Print the report as JSON.
     #[arg(long)]
     pub json: bool,
 }

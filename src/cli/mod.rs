@@ -5,6 +5,7 @@
 
 mod args;
 mod call;
+mod demo;
 mod install;
 pub mod languages;
 mod plugins;
@@ -58,6 +59,7 @@ async fn obey(args: Args) -> anyhow::Result<Ending> {
     match args.command {
         Command::Run(options) => run::run(options, &kernelspecs).await,
         Command::Call(options) => call::call(options, &kernelspecs).await,
+        Command::Demo(options) => demo::demo(options, &kernelspecs).await,
         Command::State(options) => state::state(&options),
         Command::Languages { json } => show::languages(&kernelspecs, json),
         Command::Install(options) => setup::install(options, &kernelspecs).await,
@@ -70,6 +72,29 @@ async fn obey(args: Args) -> anyhow::Result<Ending> {
 }
 
 fn failed(error: &anyhow::Error) -> ExitCode {
-    eprintln!("error: {error:#}");
+    eprintln!("error: {}", whole(error));
     ExitCode::from(2)
+}
+
+/// The error with its causes, without those that it already quotes.
+fn whole(error: &anyhow::Error) -> String {
+    let mut text = error.to_string();
+    for cause in error.chain().skip(1).map(ToString::to_string) {
+        if !text.contains(&cause) {
+            text = format!("{text}: {cause}");
+        }
+    }
+    text
+}
+
+#[cfg(test)]
+mod tests {
+    use anyhow::anyhow;
+
+    #[test]
+    fn an_error_says_nothing_twice() {
+        let quoted = anyhow!("no such file").context("cannot read x: no such file");
+        assert_eq!(super::whole(&quoted), "cannot read x: no such file");
+        assert_eq!(super::whole(&anyhow!("no such file").context("cannot read x")), "cannot read x: no such file");
+    }
 }

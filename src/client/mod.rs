@@ -268,18 +268,32 @@ impl KernelClient {
         Ok(Execution::new(msg_id, events, self.commands.clone(), self.ids.clone()))
     }
 
+    /// Ask the shim to cancel what runs: the file `cancel` in the private folder, which shims that can look for it
+    /// remove when they act. Deno's needs that before any `interrupt_request`: its kernel never answers again when one
+    /// arrives while a cell awaits.
+    pub fn ask_to_cancel(&self) {
+        // Where it cannot be written, an interrupt follows.
+        let _ = std::fs::write(self.folder().join(crate::provision::Folder::CANCEL), b"");
+    }
+
+    /// Has the shim not acted on [`KernelClient::ask_to_cancel`] yet?
+    pub fn cancel_is_pending(&self) -> bool {
+        self.folder().join(crate::provision::Folder::CANCEL).exists()
+    }
+
+    /// Take back the request to cancel.
+    pub fn clear_cancel(&self) {
+        let _ = std::fs::remove_file(self.folder().join(crate::provision::Folder::CANCEL));
+    }
+
     /// Interrupt what runs, in the way that `language.toml` says works, else in the way `kernel.json` says.
     ///
-    /// The file `cancel` is put into the private folder first, whatever the way, for shims that look for it;
-    /// [`KernelClient::clear_cancel`] takes it away. Whether anything was interrupted shows in the reply to what ran.
+    /// Whether anything was interrupted shows in the reply to what ran.
     ///
     /// # Errors
     ///
     /// [`ClientError::Gone`] or [`ClientError::Closed`]. `interrupt_reply` is not waited for: few kernels mean it.
     pub async fn interrupt(&self) -> Result<(), ClientError> {
-        let cancel = self.folder().join(crate::provision::Folder::CANCEL);
-        // Only shims that poll for it need it; where it cannot be written the deadline ends in a kill.
-        let _ = std::fs::write(cancel, b"");
         match self.options.interrupt {
             Interrupt::Signal => {
                 self.process.signal_group(Signal::SIGINT);
@@ -291,14 +305,10 @@ impl KernelClient {
                 let header = self.ids.header("interrupt_request");
                 self.send(Channel::Control, header, None, &content::Empty {}, None).await?;
             }
-            Interrupt::CancelFile | Interrupt::None => {}
+            Interrupt::CancelFile => self.ask_to_cancel(),
+            Interrupt::None => {}
         }
         Ok(())
-    }
-
-    /// Take back the request to cancel.
-    pub fn clear_cancel(&self) {
-        let _ = std::fs::remove_file(self.folder().join(crate::provision::Folder::CANCEL));
     }
 
     /// End the kernel: ask on control, ask on shell, SIGTERM, SIGKILL, each after a part of `grace`. When this returns

@@ -39,7 +39,7 @@ impl Caller {
     ///
     /// As [`Host::call`](crate::host::Host::call).
     pub async fn call<T: DeserializeOwned>(&self, name: &str, args: impl Serialize) -> Result<T, RpcError> {
-        let args = to_raw_value(&args).map_err(|error| invalid(name, &error))?;
+        let args = write_args(name, &args)?;
         let result = self.shared.call_plugin(name, &args, &self.chain, None).await?;
         serde_json::from_str(result.get()).map_err(|error| invalid(name, &error))
     }
@@ -140,6 +140,19 @@ impl Functions {
 struct Versioned {
     value: Box<RawValue>,
     version: u64,
+}
+
+/// Arguments of a call as a JSON array; `()` stands for none.
+pub(super) fn write_args(name: &str, args: &impl Serialize) -> Result<Box<RawValue>, RpcError> {
+    let args = to_raw_value(args).map_err(|error| invalid(name, &error))?;
+    match args.get() {
+        "null" => to_raw_value::<[(); 0]>(&[]).map_err(|error| invalid(name, &error)),
+        array if array.starts_with('[') => Ok(args),
+        other => {
+            let message = format!("arguments of `{name}` are a tuple, `(x,)` for a single one; not {other:.40}");
+            Err(RpcError::new(ErrorKind::Invalid, message))
+        }
+    }
 }
 
 /// Arguments as a tuple; `()` takes none.

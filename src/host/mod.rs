@@ -34,7 +34,7 @@ mod worker;
 use std::{sync::Arc, sync::atomic::Ordering, time::Duration};
 
 use serde::{Serialize, de::DeserializeOwned};
-use serde_json::value::{RawValue, to_raw_value};
+use serde_json::value::RawValue;
 use tokio::task::JoinHandle;
 
 use crate::{
@@ -50,6 +50,7 @@ pub use news::{News, Subscription};
 pub use shared::Emitted;
 pub use stats::PluginStats;
 
+use functions::write_args;
 use shared::{Shared, call_root, typed};
 
 /// How long plugins get to end by themselves.
@@ -101,14 +102,15 @@ impl Host {
         self.shared.emit("", event, None).await
     }
 
-    /// Call a function that a plugin exports; `args` is a tuple, or anything else that is a JSON array.
+    /// Call a function that a plugin exports; `args` is a tuple: `()`, `(x,)`, `(x, y)`, or
+    /// anything else that is a JSON array.
     ///
     /// # Errors
     ///
     /// [`RpcError`]: what the plugin raised, `NotFound` with the nearest name, `Timeout`, `Gone`, or `Invalid` when
     /// arguments or result do not fit.
     pub async fn call<T: DeserializeOwned>(&self, name: &str, args: impl Serialize) -> Result<T, RpcError> {
-        let args = to_raw_value(&args).map_err(|error| RpcError::new(ErrorKind::Invalid, error.to_string()))?;
+        let args = write_args(name, &args)?;
         typed(name, &self.call_raw(name, &args).await?)
     }
 

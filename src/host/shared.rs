@@ -230,8 +230,7 @@ impl Shared {
         }
         let deadline = deadline(Some(chain), entry.manifest.limits.timeout);
         let chain = self.deeper(chain, &entry.name, &function, deadline, &entry.manifest)?;
-        entry.meter.count(|stats| stats.called += 1);
-        entry.plugin.call(&function, args, &chain, deadline).await
+        entry.called(&function, args, &chain, deadline).await
     }
 
     /// The plugin and the function that `plugin.function` names.
@@ -286,6 +285,21 @@ impl Shared {
 }
 
 impl Entry {
+    /// Call an export and count it.
+    async fn called(
+        &self,
+        function: &str,
+        args: &RawValue,
+        chain: &Chain,
+        deadline: Instant,
+    ) -> Result<Box<RawValue>, RpcError> {
+        self.meter.count(|stats| stats.called += 1);
+        let began = Instant::now();
+        let result = self.plugin.call(function, args, chain, deadline).await;
+        self.meter.took(began.elapsed());
+        result
+    }
+
     fn exports(&self) -> impl Iterator<Item = &str> {
         let exports = self.plugin.handlers().iter().filter(|handler| handler.kind == HandlerKind::Export);
         exports.map(|handler| handler.name.as_str())
@@ -455,8 +469,7 @@ pub(super) async fn call_root(shared: &Shared, name: &str, args: &RawValue) -> R
     let (entry, function) = shared.find(name)?;
     let deadline = deadline(None, entry.manifest.limits.timeout);
     let chain = Chain::root(format!("call {name}"), deadline);
-    entry.meter.count(|stats| stats.called += 1);
-    entry.plugin.call(&function, args, &chain, deadline).await
+    entry.called(&function, args, &chain, deadline).await
 }
 
 /// Read a result as a type.

@@ -34,9 +34,9 @@ pub struct PluginStats {
     pub emitted: u64,
     /// Events that wait for it.
     pub waiting: u64,
-    /// Median time of its handlers and filters, in milliseconds.
+    /// Median time of its handlers, filters and exports, in milliseconds.
     pub p50_ms: f64,
-    /// Time that 99 of 100 of its handlers and filters stayed below, in milliseconds.
+    /// Time that 99 of 100 of its handlers, filters and exports stayed below, in milliseconds.
     pub p99_ms: f64,
 }
 
@@ -56,7 +56,7 @@ impl Meter {
         count(&mut self.lock().stats);
     }
 
-    /// A handler or filter took this long.
+    /// A handler, filter or export took this long.
     pub fn took(&self, elapsed: Duration) {
         let mut inner = self.lock();
         if inner.times.is_none() {

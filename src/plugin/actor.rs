@@ -36,6 +36,8 @@ const READY: Duration = Duration::from_secs(20);
 const END: Duration = Duration::from_secs(10);
 /// How long a handler may take to unwind after its pending call was answered with an error.
 const UNWIND: Duration = Duration::from_millis(500);
+/// How long a shim may take to see that it is asked to cancel; Deno's looks every 20 ms.
+const ASKED: Duration = Duration::from_millis(100);
 /// How long a handler may take to unwind after it was interrupted.
 const INTERRUPTED: Duration = Duration::from_secs(3);
 /// How many jobs may wait in the actor beside those in its inbox.
@@ -117,6 +119,10 @@ enum Fate {
     Running,
     /// Its pending call was answered with an error; then it is interrupted.
     Unwinding {
+        until: Instant,
+    },
+    /// The shim was asked to cancel it; then it is interrupted.
+    Asked {
         until: Instant,
     },
     /// It was interrupted; then the kernel is killed.
@@ -539,7 +545,10 @@ impl Actor {
     fn next_deadline(&self) -> Option<Instant> {
         let frames = self.state.stack.iter().filter_map(|frame| match frame {
             Frame::Serving { deadline, fate: Fate::Running, .. } => Some(*deadline),
-            Frame::Serving { fate: Fate::Unwinding { until } | Fate::Interrupted { until }, .. } => Some(*until),
+            Frame::Serving {
+                fate: Fate::Unwinding { until } | Fate::Asked { until } | Fate::Interrupted { until },
+                ..
+            } => Some(*until),
             Frame::Waiting { .. } => None,
         });
         let queued = self.state.queued.iter().map(|queued| queued.job.deadline);
@@ -619,8 +628,16 @@ impl Actor {
                 false
             }
             Fate::Unwinding { until } if now >= until => {
+                *fate = Fate::Asked { until: now + ASKED };
+                self.client.ask_to_cancel();
+                false
+            }
+            Fate::Asked { until } if now >= until => {
                 *fate = Fate::Interrupted { until: now + INTERRUPTED };
-                if let Err(error) = self.client.interrupt().await {
+                // A shim that acted on the request needs no interrupt, which would hit what comes after.
+                if self.client.cancel_is_pending()
+                    && let Err(error) = self.client.interrupt().await
+                {
                     tracing::warn!(plugin = &*self.name, %error, "interrupt");
                 }
                 false

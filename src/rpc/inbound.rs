@@ -2,7 +2,7 @@
 
 use std::borrow::Cow;
 
-use serde::{Deserialize, Serialize};
+use serde::{Deserialize, Deserializer, Serialize};
 use serde_json::{Value, value::RawValue};
 
 use crate::rpc::{ErrorKind, RpcError, null};
@@ -240,20 +240,25 @@ pub struct Handler {
     /// What it is.
     pub kind: HandlerKind,
     /// Pattern of the topics it wants; empty for exports.
-    #[serde(default)]
+    #[serde(default, deserialize_with = "or_default")]
     pub topic: String,
     /// The export's name, or the function's for people.
-    #[serde(default)]
+    #[serde(default, deserialize_with = "or_default")]
     pub name: String,
     /// Largest batch it wants; 0 for single events.
-    #[serde(default)]
+    #[serde(default, deserialize_with = "or_default")]
     pub batch: usize,
     /// Order among filters, lowest first.
-    #[serde(default)]
+    #[serde(default, deserialize_with = "or_default")]
     pub priority: i64,
     /// The author's documentation.
-    #[serde(default, skip_serializing_if = "String::is_empty")]
+    #[serde(default, deserialize_with = "or_default", skip_serializing_if = "String::is_empty")]
     pub doc: String,
+}
+
+/// A shim may send null for what it has nothing to say about, as Prolog's does.
+fn or_default<'de, T: Default + Deserialize<'de>, D: Deserializer<'de>>(input: D) -> Result<T, D::Error> {
+    Ok(Option::deserialize(input)?.unwrap_or_default())
 }
 
 /// What a plugin registered a function as.
@@ -313,6 +318,13 @@ mod tests {
             panic!()
         };
         assert_eq!(message, "m");
+    }
+
+    #[test]
+    fn null_is_as_good_as_nothing_in_a_handler() {
+        let json = r#"{"id":1,"kind":"export","name":"f","topic":null,"batch":null,"priority":null,"doc":null}"#;
+        let handler: Handler = serde_json::from_str(json).expect("a handler");
+        assert_eq!((handler.topic.as_str(), handler.batch, handler.priority, handler.doc.as_str()), ("", 0, 0, ""));
     }
 
     #[test]

@@ -209,7 +209,7 @@ async fn conforms(name: &str, carrier: &'static str) {
 }
 
 async fn main_cases(subject: &Subject, report: &mut Report) {
-    let other = Installed::look().has("python") && root().join("kernelspecs/python/conformance").is_dir();
+    let other = Installed::look().has("python");
     let (host, alternate) = match subject.host(other, "20s").await {
         Ok(host) => host,
         Err(error) => return report.failed.push(format!("load: {error}")),

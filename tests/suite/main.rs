@@ -1,12 +1,16 @@
 //! All integration tests, in one binary: real kernels, real sockets, real files.
 //!
+//! - `client`: one kernel: ask, interrupt, restart, shut down, and what is no kernel
 //! - `conformance`: every language folder, the same cases, over every carrier
+//! - `demo`: `kernelbridge demo`, every number of it computed again
 //! - `discover`: kernelspecs found against jupyter_client's, on random machines
 //! - `floors`: who imports whom
 //! - `host`: many plugins: state, crossing calls, full queues, deadlines, lossless streams
 //! - `wire`: our messages against jupyter_client's and jupyter-protocol's, schemas, mutations
 
+mod client;
 mod conformance;
+mod demo;
 mod discover;
 mod floors;
 mod host;

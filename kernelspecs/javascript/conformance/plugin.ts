@@ -40,7 +40,8 @@ bridge.export("call_host", (name: string, args: Json[]) => bridge.call(name, ...
 bridge.export("try_call", (name: string, args: Json[]) => {
   try {
     return bridge.call(name, ...args);
-  } catch (error) {
+    // deno-lint-ignore no-explicit-any
+  } catch (error: any) {
     if (!(error instanceof bridge.Error)) throw error;
     return { kind: error.kind, message: error.message };
   }
