@@ -20,8 +20,7 @@ value(0'", In, String, Next) :- !, get_code(In, _), text(In, String), get_code(I
 value(0'[, In, List, Next) :- !, get_code(In, _), peek_code(In, Code), items(Code, In, List), get_code(In, Next).
 value(0'{, In, Dict, Next) :- !,
     get_code(In, _), get_code(In, Code), pairs(Code, In, Pairs), get_code(In, Next),
-    sort(1, @<, Pairs, Unique),                     % dict_pairs/3 refuses keys that occur twice
-    dict_pairs(Dict, _, Unique).
+    sort(1, @<, Pairs, Unique), dict_pairs(Dict, _, Unique). % dict_pairs/3 refuses keys that occur twice
 value(Code, In, Value, Next) :-
     read_string(In, ",]}\n", "", Next, Token),
     (   word(Code, Value) -> true ; catch(number_string(Value, Token), _, fail) -> true ; Value = null ). % 1e400
@@ -39,8 +38,8 @@ escaped(In) :-
     get_char(In, Char), escape(Char, In, Code), put_char(Code), read_string(In, "\"\\", "", Stop, Part), write(Part),
     (   Stop == 0'\\ -> escaped(In) ; true ).
 escape(Char, _, Code) :- memberchk(Char-Code, [n-10, t-9, r-13, b-8, f-12]), !.
-escape(u, In, Code) :- !, unit(In, High),           % 0x35FDC00 takes the marks of both surrogates away
-    (   High >> 10 =:= 0x36 -> read_string(In, 2, _), unit(In, Low), Code is (High << 10) + Low - 0x35FDC00 ; Code = High ).
+escape(u, In, Code) :- !, unit(In, H),              % 0x35FDC00 takes the marks of both surrogates away
+    (   H >> 10 =\= 0x36 -> Code = H ; read_string(In, 2, _), unit(In, L), Code is (H << 10) + L - 0x35FDC00 ).
 escape(Char, _, Char).
 unit(In, Unit) :- read_string(In, 4, Hex), string_concat("0x", Hex, Number), number_string(Unit, Number).
 
@@ -62,7 +61,6 @@ put(Dict, Out, Depth0) :- is_dict(Dict), !, Depth is Depth0 + 1, dict_pairs(Dict
     put_char(Out, '{'), put_pairs(Pairs, '', Out, Depth), put_char(Out, '}').
 put(Word, Out, _) :- word(_, Word), !, write(Out, Word).
 put(Atom, Out, _) :- atom(Atom), !, json:json_write_string(Out, Atom).
-put(Ratio, Out, Depth) :- rational(Ratio), !, Float is float(Ratio), put(Float, Out, Depth).
 put(Term, _, _) :- raise('Invalid', "cannot send the term ~W", [Term, [quoted(true), max_depth(5)]]).
 put_pairs([], _, _, _).
 put_pairs([Key-Value|Rest], Separator, Out, Depth) :-
@@ -71,8 +69,8 @@ put_pairs([Key-Value|Rest], Separator, Out, Depth) :-
 
 %   Errors: authors catch error(bridge_error(Kind, Message, Data), _). Data is null in those that begin here.
 code(Kind, Code) :-
-    nth0(Index, ['Raised', 'Denied', 'Timeout', 'Cancelled', 'Deadlock', 'Gone', 'Host'], Kind), !, Code is -32000 - Index.
-code('NotFound', -32601).  code('Invalid', -32602).
+    (   nth0(N, ['Raised', 'Denied', 'Timeout', 'Cancelled', 'Deadlock', 'Gone', 'Host'], Kind) -> Code is -32000 - N
+    ;   memberchk(Kind-Code, ['NotFound'-(-32601), 'Invalid'-(-32602)]) -> true ; Code = -32006 ).
 raise(Kind, Format, Args) :- format(string(Message), Format, Args), throw(error(bridge_error(Kind, Message, null), _)).
 prolog:error_message(bridge_error(_, Message, _)) --> [ '~w'-[Message] ].
 error_object(answered(Object), _, Object) :- !.
@@ -82,8 +80,7 @@ error_object(Exception, Lines, _{code: -32000, message: Message, data: Data}) :-
     described(Exception, Name, Text),
     Data0 = _{kind: 'Raised', ename: Name, evalue: Text, traceback: Lines},
     (   Exception = error(bridge_error(Kind, Message, Received), _)
-    ->  (   code(Kind, Code) -> true ; Code = -32006 ),
-        Data = Data0.put(cause, _{code: Code, message: Message, data: Received})
+    ->  code(Kind, Code), Data = Data0.put(cause, _{code: Code, message: Message, data: Received})
     ;   Data = Data0, format(string(Message), "~w: ~w", [Name, Text]) ).
 described(error(Formal, Context), Name, Text) :- nonvar(Formal), !,
     functor(Formal, Name, _),
@@ -240,9 +237,8 @@ answer("filter", Params, Result) :-
     handle(Params, Params, Event),
     (   Event == null -> Result = null ; Result = _{topic: Event.topic, key: Event.key, data: Event.data} ).
 answer("call", Params, Result) :-
-    atom_string(Name, Params.name),
-    (   handler(_, Predicate, Fields), _{kind: export, name: Name} :< Fields -> true
-    ;   raise('NotFound', "no exported predicate ~w", [Name]) ),
+    (   atom_string(Name, Params.name), handler(_, Predicate, Fields), _{kind: export, name: Name} :< Fields -> true
+    ;   raise('NotFound', "no exported predicate ~w", [Params.name]) ),
     append(Params.args, [Value], Arguments), Predicate = Module:Functor/Arity, Goal =.. [Functor|Arguments],
     (   functor(Goal, _, Arity) -> true ; raise('Invalid', "~w is ~w/~d", [Name, Functor, Arity]) ),
     (   author(Module:Goal) -> outcome(Value, _{result: Result})
@@ -258,8 +254,7 @@ handle(Params, Argument, Result) :-                 % a handler that fails has n
 outcome(Value, _{result: Result}) :- ( var(Value) -> Result = null ; Result = Value ).
 load_cell(Path, Cell) :-
     (   string(Path) -> file_directory_name(Path, Directory) ; Directory = '.' ),
-    absolute_file_name(Cell.name, File, [relative_to(Directory)]),
-    assertz(cell(File, Cell.source)),
+    absolute_file_name(Cell.name, File, [relative_to(Directory)]), assertz(cell(File, Cell.source)),
     setup_call_cleanup(( open_string(Cell.source, In), assertz(loading) ),
                        author(load_files(plugin:File, [stream(In), silent(true)])), ( retractall(loading), close(In) )).
 user:message_hook(Exception, error, _) :-           % load_files/2 prints what is wrong and goes on
@@ -285,25 +280,21 @@ doc(Predicate, Doc) :-                              % the comment above the pred
 
 % prolog_kernel keeps output in files in the working directory, where two kernels would take them from one another, and
 % shows it when the turn is over. What is written to the descriptors of its own process, ipykernel sends at once.
-:- redefine_system_predicate(jupyter_query_handling:file_name(_, _)).
+:- maplist(redefine_system_predicate, [jupyter_query_handling:file_name(_, _), user:shell(_), user:shell(_, _)]).
 jupyter_query_handling:file_name(Kind, Path) :- atom_concat('kernel-', Kind, Name), bridge:file(Name, Path).
 descriptor(Number, Path) :-
     read_file_to_string('/proc/self/stat', Stat, []), split_string(Stat, " ", "", [_, _, _, Parent|_]),
     format(atom(Path), '/proc/~w/fd/~d', [Parent, Number]).
-descriptor_stream(Number, _, Stream) :-
-    catch(( descriptor(Number, Path), open(Path, append, Stream, [encoding(utf8), buffer(line)]) ), _, fail), !.
-descriptor_stream(_, Alias, Alias).                 % no /proc: the kernel's way
-% A child would write to the kernel's line.
-:- redefine_system_predicate(plugin:shell(_)), redefine_system_predicate(plugin:shell(_, _)).
-plugin:shell(Command) :- plugin:shell(Command, 0).
-plugin:shell(Command, Status) :-
+user:shell(Command) :- user:shell(Command, 0).      % a child would write to the kernel's line to this process
+user:shell(Command, Status) :-
     bridge:descriptor(1, Out), bridge:descriptor(2, Error),
     format(atom(Redirected), 'exec >~w 2>~w </dev/null\n~w', [Out, Error, Command]), system:shell(Redirected, Status).
 :- set_prolog_flag(encoding, utf8),                 % in the C locale an umlaut in the output ends the Prolog
    forall(( member(Number, [0, 1]), stream_property(Line, file_no(Number)) ), set_stream(Line, encoding(utf8))),
    maplist(nb_setval, [bridge_own, bridge_last, bridge_author, bridge_missed, bridge_ended], [0, 0, false, true, true]),
    open_null_stream(Null), set_stream(Null, encoding(utf8)), nb_setval(bridge_null, Null),
-   descriptor_stream(1, user_output, Stdout), descriptor_stream(2, user_error, Stderr),
-   maplist(nb_setval, [bridge_stdout, bridge_stderr], [Stdout, Stderr]),
+   forall(member(Name-N-Alias, [bridge_stdout-1-user_output, bridge_stderr-2-user_error]),
+          ( catch(( descriptor(N, D), open(D, append, S, [encoding(utf8), buffer(line)]) ), _, S = Alias), % no /proc
+            nb_setval(Name, S) )),
    file('kernel-output', Path), open(Path, write, Stream), close(Stream), catch(delete_file('.server_output'), _, true),
    thread_create(watch, _, [alias(bridge_watch), detached(true)]).

@@ -49,7 +49,7 @@ def _kernelbridge():
 
     def revive(value):
         with contextlib.suppress(TypeError, ValueError):  # an author's own {"$bytes": ...}
-            return base64.b64decode(value["$bytes"]) if value.keys() == {"$bytes"} else value
+            return base64.b64decode(value["$bytes"], validate=True) if value.keys() == {"$bytes"} else value
         return value
 
     scan, scan_bytes = json.JSONDecoder().scan_once, json.JSONDecoder(object_hook=revive).scan_once
@@ -103,6 +103,8 @@ def _kernelbridge():
     def request(method, params):  # and serve the host until it answers: whoever waits, serves
         if now.carrier is None or threading.get_ident() != main_thread:
             raise Error("Cancelled", "no turn is open here: calls belong inside a handler, in the main thread")
+        with contextlib.suppress(ValueError):  # there is no frame so deep; what follows must not fail in the middle
+            raise RecursionError("too deep to call the host", sys._getframe(sys.getrecursionlimit() * 3 // 4).f_lineno)
         params = dump(params)
         with Shield():
             now.asked = asked = now.asked + 1
@@ -143,8 +145,7 @@ def _kernelbridge():
             send(b'{"jsonrpc":"2.0","id":%d,%b}' % (id, response))
 
     async def finish(coroutine, id):
-        task = now.task = asyncio.current_task()
-        now.awaited = id
+        now.task, now.awaited = task, _ = asyncio.current_task(), id
         try:
             return await coroutine
         finally:
@@ -189,8 +190,7 @@ def _kernelbridge():
         data = {"kind": kind, "ename": name, "evalue": text, "traceback": lines.splitlines()}
         while error and not isinstance(error, Error):
             error = error.__cause__ or (None if error.__suppress_context__ else error.__context__)
-        if error:
-            data["cause"] = error.error
+        data.update({"cause": error.error} if error else {})
         return {"code": codes[kind], "message": f"{name}: {text}" if text else name, "data": data}
 
     # ---- The host's requests

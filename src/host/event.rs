@@ -72,7 +72,7 @@ impl Event {
             topic: topic.into(),
             time: chrono::Utc::now().to_rfc3339_opts(chrono::SecondsFormat::Millis, true).into(),
             key: key.map(Into::into),
-            data: rpc::one_line(data).into(),
+            data: rpc::compact(data).into(),
         })
     }
 

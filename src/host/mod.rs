@@ -1,20 +1,9 @@
 //! Many plugins, the application's functions, and the bus between them.
 //!
-//! ```no_run
-//! use kernelbridge::host::Host;
+//! This is `examples/quickstart.rs`; the tests run it:
 //!
-//! # async fn example() -> Result<(), Box<dyn std::error::Error>> {
-//! let host = Host::builder()
-//!     .plugin("plugins/quake-geo")
-//!     .function("clock.now", |()| async { Ok::<_, String>(1_700_000_000) })
-//!     .build()
-//!     .await?;
-//! let km: f64 = host.call("quake-geo.distance", ((48.2, 16.4), (47.8, 13.0))).await?;
-//! host.emit("quake.new", &serde_json::json!({ "mag": 4.7 })).await?;
-//! host.drain().await;
-//! host.shutdown().await;
-//! # Ok(())
-//! # }
+//! ```no_run
+#![doc = include_str!("../../examples/quickstart.rs")]
 //! ```
 //!
 //! # Theory of operation

@@ -362,7 +362,7 @@ fn filtered(event: Event, result: &RawValue, plugin: &str) -> Result<Event, RpcE
         _ => event.topic,
     };
     let data = match changed.data {
-        Some(data) => rpc::one_line(data).into(),
+        Some(data) => rpc::compact(data).into(),
         None => rpc::null().into(),
     };
     Ok(Event { topic, key: changed.key.map(Into::into), data, ..event })

@@ -438,7 +438,7 @@ impl Actor {
             && let (id, Some(result)) = (*id, answer.take())
         {
             self.state.stack.pop();
-            self.send(rpc::response(id, &result.map(rpc::one_line)));
+            self.send(rpc::response(id, &result.map(rpc::compact)));
         }
     }
 

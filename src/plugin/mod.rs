@@ -218,7 +218,7 @@ impl Plugin {
         let params = serde_json::value::to_raw_value(params)
             .map_err(|error| RpcError::new(rpc::ErrorKind::Invalid, error.to_string()))?;
         let (reply, answer) = oneshot::channel();
-        let params = rpc::one_line(params);
+        let params = rpc::compact(params);
         let job = Job { method, params, chain: chain.clone(), deadline, reply };
         let gone = || RpcError::new(rpc::ErrorKind::Gone, "the plugin has been shut down").in_plugin(&self.name);
         self.inbox.send(Mail::Job(job)).await.map_err(|_| gone())?;

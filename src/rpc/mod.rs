@@ -23,11 +23,37 @@ pub fn null() -> Box<RawValue> {
     RawValue::NULL.to_owned()
 }
 
-/// The value on one line: line feeds between tokens would end a line-oriented shim's message early.
-pub fn one_line(value: Box<RawValue>) -> Box<RawValue> {
-    if !value.get().contains(['\n', '\r']) {
-        return value;
+/// The value without space outside its strings, as the protocol promises to shims that read it without a parser.
+pub fn compact(value: Box<RawValue>) -> Box<RawValue> {
+    let Some(first) = first_space(value.get().as_bytes(), 0) else { return value };
+    let json = value.get().as_bytes();
+    let mut compact = Vec::with_capacity(json.len());
+    let (mut start, mut space) = (0, Some(first));
+    while let Some(end) = space {
+        compact.extend_from_slice(&json[start..end]);
+        start = end + 1;
+        space = first_space(json, start);
     }
-    // Valid JSON has line feeds between tokens only, never inside strings.
-    RawValue::from_string(value.get().replace(['\n', '\r'], " ")).unwrap_or(value)
+    compact.extend_from_slice(&json[start..]);
+    // Only whole ASCII characters between tokens were left out, so it is the same JSON.
+    String::from_utf8(compact).ok().and_then(|text| RawValue::from_string(text).ok()).unwrap_or(value)
+}
+
+/// The next white space between tokens; `from` is outside any string.
+fn first_space(json: &[u8], from: usize) -> Option<usize> {
+    let mut index = from;
+    while index < json.len() {
+        match json[index] {
+            b' ' | b'\n' | b'\r' | b'\t' => return Some(index),
+            b'"' => {
+                index += 1;
+                while index < json.len() && json[index] != b'"' {
+                    index += if json[index] == b'\\' { 2 } else { 1 };
+                }
+            }
+            _ => {}
+        }
+        index += 1;
+    }
+    None
 }

@@ -149,7 +149,7 @@ pub fn response(id: u64, result: &Result<Box<RawValue>, RpcError>) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::rpc::{ErrorKind, one_line};
+    use crate::rpc::{ErrorKind, compact};
 
     #[test]
     fn the_order_of_keys_is_the_documented_one() {
@@ -177,8 +177,13 @@ mod tests {
     }
 
     #[test]
-    fn values_are_put_on_one_line() {
-        let pretty = RawValue::from_string("{\n  \"a\": [\n1]\n}".into()).expect("JSON");
-        assert_eq!(one_line(pretty).get(), r#"{   "a": [ 1] }"#);
+    fn space_is_left_out_between_tokens_and_nowhere_else() {
+        let check = |json: &str, expected: &str| {
+            assert_eq!(compact(RawValue::from_string(json.into()).expect("JSON")).get(), expected);
+        };
+        check(r#"{"a":[1]}"#, r#"{"a":[1]}"#);
+        check("{\n  \"a\" : [\n1,\t2]\r\n}", r#"{"a":[1,2]}"#);
+        check(r#"[ "a b\" c" , "\\" , " é " ]"#, r#"["a b\" c","\\"," é "]"#);
+        check("12345678901234567890123", "12345678901234567890123");
     }
 }

@@ -15,6 +15,7 @@ use std::{
 use base64::{Engine, prelude::BASE64_STANDARD};
 use kernelbridge::{
     client::Output,
+    discover::Environment,
     host::{BuildError, Caller, Host, News, Subscription},
     language::{Interrupt, Language},
     plugin::{LoadError, PluginNews},
@@ -104,6 +105,8 @@ type Expect = BTreeMap<String, Value>;
 
 struct Subject {
     name: String,
+    /// A kernelspec to use instead of the language's best, and the environment it is found in.
+    kernel: Option<(String, Environment)>,
     language: Language,
     carrier: &'static str,
     dir: tempfile::TempDir,
@@ -117,7 +120,7 @@ impl Subject {
             Err(_) => Expect::new(),
         };
         let dir = tempfile::tempdir().expect("a folder");
-        Self { name: name.into(), language: language.clone(), carrier, dir, expect }
+        Self { name: name.into(), kernel: None, language: language.clone(), carrier, dir, expect }
     }
 
     fn plugin_name(&self) -> String {
@@ -134,6 +137,9 @@ impl Subject {
         plugin.insert("name".into(), name.into());
         if language == self.name {
             plugin.insert("carrier".into(), self.carrier.into());
+            if let Some((kernel, _)) = &self.kernel {
+                plugin.insert("kernel".into(), kernel.as_str().into());
+            }
         }
         if broken {
             let entry = plugin["entry"].as_str().expect("entry").replace("plugin.", "broken.");
@@ -173,6 +179,9 @@ impl Subject {
             .function("test.add", |(a, b): (f64, f64)| async move { Ok::<_, String>(a + b) })
             .function("test.fail", |()| async { Err::<(), _>("host said no") })
             .function_with_caller("test.nest", nest);
+        if let Some((_, environment)) = &self.kernel {
+            builder = builder.environment(environment.clone());
+        }
         if other {
             builder = builder.plugin(self.plugin("python", "conformance-other", false, timeout));
         }
@@ -198,8 +207,40 @@ async fn conforms(name: &str, carrier: &'static str) {
         return;
     }
     let _permit = KERNELS.acquire().await.expect("open");
-    let subject = Subject::new(name, language, carrier);
-    let mut report = Report { language: name.into(), carrier, passed: 0, failed: Vec::new() };
+    all_cases(Subject::new(name, language, carrier)).await;
+}
+
+/// The older ipykernel, which has another event loop; `KERNELBRIDGE_TEST_IPYKERNEL6` names a Python that has it.
+#[tokio::test]
+async fn ipykernel_6_conforms_too() {
+    let Some(python) = std::env::var_os("KERNELBRIDGE_TEST_IPYKERNEL6") else {
+        assert!(std::env::var_os("KERNELBRIDGE_REQUIRE").is_none(), "KERNELBRIDGE_TEST_IPYKERNEL6 is required");
+        println!("skipped: KERNELBRIDGE_TEST_IPYKERNEL6 is not set");
+        return;
+    };
+    let installed = Installed::look();
+    if !installed.has("python") {
+        return;
+    }
+    let _permit = KERNELS.acquire().await.expect("open");
+    let kernels = tempfile::tempdir().expect("a folder");
+    let folder = kernels.path().join("ipykernel6");
+    fs::create_dir_all(&folder).expect("a folder");
+    let argv = json!([python.to_string_lossy(), "-m", "ipykernel_launcher", "-f", "{connection_file}"]);
+    let kernelspec = json!({ "argv": argv, "display_name": "ipykernel 6", "language": "python" });
+    fs::write(folder.join("kernel.json"), kernelspec.to_string()).expect("written");
+    for carrier in ["pipe", "jupyter"] {
+        let mut subject =
+            Subject::new("python", &installed.languages.find("python").expect("a folder").language, carrier);
+        let environment = Environment::capture().with_kernels_in(kernels.path());
+        subject.kernel = Some(("ipykernel6".into(), environment));
+        all_cases(subject).await;
+    }
+}
+
+async fn all_cases(subject: Subject) {
+    let (name, carrier) = (subject.name.clone(), subject.carrier);
+    let mut report = Report { language: name.clone(), carrier, passed: 0, failed: Vec::new() };
     main_cases(&subject, &mut report).await;
     report.case("syntax error at load", syntax_error(&subject)).await;
     report.case("timeout interrupts a busy handler", timeout(&subject)).await;
@@ -513,7 +554,11 @@ async fn main_cases(subject: &Subject, report: &mut Report) {
 
 async fn syntax_error(subject: &Subject) -> Result<(), String> {
     let folder = subject.plugin(&subject.name, "conformance-broken", true, "20s");
-    let built = Host::builder().plugin(folder).build().await;
+    let mut builder = Host::builder().plugin(folder);
+    if let Some((_, environment)) = &subject.kernel {
+        builder = builder.environment(environment.clone());
+    }
+    let built = builder.build().await;
     match built {
         Ok(_) => Err("it loaded".into()),
         Err(BuildError::Load { source, .. }) if matches!(*source, LoadError::Raised(_)) => {

@@ -4,6 +4,7 @@
 //! - `conformance`: every language folder, the same cases, over every carrier
 //! - `demo`: `kernelbridge demo`, every number of it computed again
 //! - `discover`: kernelspecs found against jupyter_client's, on random machines
+//! - `examples`: they run
 //! - `floors`: who imports whom
 //! - `host`: many plugins: state, crossing calls, full queues, deadlines, lossless streams
 //! - `wire`: our messages against jupyter_client's and jupyter-protocol's, schemas, mutations
@@ -12,6 +13,7 @@ mod client;
 mod conformance;
 mod demo;
 mod discover;
+mod examples;
 mod floors;
 mod host;
 mod support;

@@ -9,7 +9,7 @@ import time
 
 @bridge.export
 def hello(name):
-    """hello(name) -> "<greeting>, <name> from python\""""
+    """hello(name) -> a greeting"""
     return f"{bridge.config['greeting']}, {name} from python"
 
 
