@@ -284,9 +284,9 @@ def _kernelbridge():
                 with contextlib.closing({"pipe": Pipe, "jupyter": Stdin}[carrier]()) as now.carrier:
                     now.carrier.send(b'{"jsonrpc":"2.0","method":"ready"}')
                     while message := receive(asked=0):
-                        await serve(message, apart)
                         if not apart:
-                            await asyncio.sleep(0)  # the author's other tasks
+                            await asyncio.sleep(0)  # a turn of the author's other tasks
+                        await serve(message, apart)
             finally:
                 now.carrier = None
                 signal.signal(signal.SIGINT, previous)
