@@ -28,7 +28,10 @@ pub use matching::{NoKernelspec, Support};
 pub use origin::{DataDir, Origin};
 pub use prefix::{Prefix, PrefixSource};
 
-use crate::kernelspec::{Expansion, Kernelspec, NATIVE_NAME, is_bare_python};
+use crate::{
+    kernelspec::{Expansion, Kernelspec, NATIVE_NAME, is_bare_python},
+    suggest::nearest,
+};
 
 /// Everything a search found.
 #[derive(Debug, Clone)]
@@ -302,15 +305,6 @@ fn explain(error: &dyn Error) -> String {
         source = error.source();
     }
     text
-}
-
-/// The candidate that `word` was probably meant to be.
-fn nearest<'a>(word: &str, candidates: impl IntoIterator<Item = &'a str>) -> Option<&'a str> {
-    let distance = |candidate: &'a str| (strsim::damerau_levenshtein(word, candidate), candidate);
-    let is_near = |(distance, candidate): &(usize, &str)| {
-        *distance <= (word.chars().count() / 3).max(1) || (word.len() > 1 && candidate.starts_with(word))
-    };
-    candidates.into_iter().map(distance).filter(is_near).min().map(|(_, candidate)| candidate)
 }
 
 fn did_you_mean(nearest: Option<&str>) -> String {

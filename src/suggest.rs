@@ -44,7 +44,10 @@ fn distance(word: &str, name: &str) -> Option<(u8, usize, Reverse<usize>)> {
             return Some((0, slips, Reverse(0)));
         }
     }
-    (short.chars().count() >= 3 && long.contains(short)).then(|| (1, long.len() - short.len(), Reverse(short.len())))
+    // Two letters are enough for the beginning of a name.
+    let is_part = short.chars().count() >= 3 && long.contains(short);
+    let is_beginning = short.chars().count() >= 2 && long.starts_with(short);
+    (is_part || is_beginning).then(|| (1, long.len() - short.len(), Reverse(short.len())))
 }
 
 #[cfg(test)]

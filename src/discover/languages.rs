@@ -9,8 +9,9 @@ use std::{
     path::{Path, PathBuf},
 };
 
-use super::{Environment, Problem, did_you_mean, explain, listed, nearest, quoted};
+use super::{Environment, Problem, did_you_mean, explain, listed, quoted};
 use crate::language::Language;
+use crate::suggest::nearest;
 
 /// Files of a language folder by their path inside it.
 type Embedded = &'static [(&'static str, &'static [u8])];
