@@ -149,7 +149,9 @@ impl Plugin {
             process_id: client.process().id(),
         };
         let (inbox, mail) = mpsc::channel(INBOX);
-        let mut plugin = Self { name: name.clone(), handlers: Vec::new(), about, inbox, tasks: Mutex::default() };
+        let prober = client.prober();
+        let mut plugin =
+            Self { name: name.clone(), handlers: Vec::new(), about, prober, inbox, tasks: Mutex::default() };
         if let Some(mut outputs) = outputs {
             let (host, name) = (host.clone(), name.clone());
             plugin.keep(tokio::spawn(async move {
