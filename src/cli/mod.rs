@@ -6,13 +6,16 @@
 mod args;
 mod call;
 mod demo;
+mod doctor;
 mod install;
 pub mod languages;
+mod new;
 mod plugins;
 mod run;
 mod setup;
 mod show;
 mod state;
+mod test;
 
 use std::process::ExitCode;
 
@@ -63,6 +66,10 @@ async fn obey(args: Args) -> anyhow::Result<Ending> {
         Command::State(options) => state::state(&options),
         Command::Languages { json } => show::languages(&kernelspecs, json),
         Command::Install(options) => setup::install(options, &kernelspecs).await,
+        Command::Doctor(options) => doctor::doctor(options, &kernelspecs).await,
+        Command::HoldKernel { kernelspec } => doctor::hold(&kernelspec, &kernelspecs).await,
+        Command::New(options) => new::new(&options, &kernelspecs),
+        Command::Test(options) => test::test(options, &kernelspecs).await,
         Command::Completions { shell } => {
             clap_complete::generate(shell, &mut Args::command(), "kernelbridge", &mut std::io::stdout());
             Ok(Ending::Done)
