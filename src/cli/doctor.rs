@@ -51,6 +51,13 @@ enum Outcome {
 }
 
 impl Patient {
+    fn examination(&self) -> Option<&Examination> {
+        match &self.outcome {
+            Outcome::Starts { examination, .. } => Some(examination),
+            Outcome::DoesNotStart { .. } => None,
+        }
+    }
+
     /// It starts, plugins can run in it if there is a shim, and it leaves nothing behind.
     fn is_well(&self) -> bool {
         match &self.outcome {

@@ -130,7 +130,7 @@ mod tests {
         };
         check(
             "My Plugin",
-            "'M' in plugin name `My Plugin` is not allowed; use lower case letters, digits and -\nhint: `my-plugin` would do",
+            "'M' in plugin name `My Plugin` is not allowed; use a-z, 0-9 and -\nhint: `my-plugin` would do",
         );
         check("", "a plugin name must not be empty");
         check("state", "plugin name `state` is reserved: `state.*` are functions of the host");

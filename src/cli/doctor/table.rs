@@ -16,12 +16,13 @@ const ACROSS: usize = 5;
 /// Tables, then what "no" and "?" mean in them.
 pub(super) fn render(patients: &[Patient]) -> String {
     let mut text = String::new();
-    for chunk in patients.chunks(ACROSS) {
+    let starting: Vec<_> = patients.iter().filter(|patient| patient.examination().is_some()).collect();
+    for chunk in starting.chunks(ACROSS) {
         let mut table = Table::new();
         table.load_style(presets::NOTHING);
         table.set_header(std::iter::once(String::new()).chain(chunk.iter().map(|patient| patient.language.clone())));
         for (name, value) in rows() {
-            table.add_row(std::iter::once(name.to_owned()).chain(chunk.iter().map(value)));
+            table.add_row(std::iter::once(name.to_owned()).chain(chunk.iter().map(|patient| value(patient))));
         }
         for column in table.column_iter_mut().skip(1) {
             column.set_cell_alignment(CellAlignment::Right);
@@ -32,6 +33,10 @@ pub(super) fn render(patients: &[Patient]) -> String {
         text.push('\n');
     }
     for patient in patients {
+        if let Outcome::DoesNotStart { error, .. } = &patient.outcome {
+            let _ =
+                writeln!(text, "{}: does not start: {}", patient.language, error.lines().next().unwrap_or_default());
+        }
         for (name, reason) in remarks(patient) {
             let _ = writeln!(text, "{}: {name}: {reason}", patient.language);
         }
@@ -41,13 +46,9 @@ pub(super) fn render(patients: &[Patient]) -> String {
 
 type Row = (&'static str, fn(&Patient) -> String);
 
-fn rows() -> [Row; 16] {
+fn rows() -> [Row; 15] {
     [
         ("kernelspec", |patient| short(patient.kernelspec.as_deref().unwrap_or("none"))),
-        ("starts", |patient| match &patient.outcome {
-            Outcome::Starts { .. } => "yes".into(),
-            Outcome::DoesNotStart { .. } => "NO".into(),
-        }),
         ("startup ms", |patient| of(patient, |examination| examination.startup_ms.to_string())),
         ("memory MB", |patient| of(patient, |examination| format!("{:.0}", examination.memory_bytes as f64 / 1e6))),
         ("processes", |patient| of(patient, |examination| examination.processes.to_string())),
@@ -74,10 +75,7 @@ fn rows() -> [Row; 16] {
 }
 
 fn of(patient: &Patient, value: impl Fn(&crate::doctor::Examination) -> String) -> String {
-    match &patient.outcome {
-        Outcome::Starts { examination, .. } => value(examination),
-        Outcome::DoesNotStart { .. } => String::new(),
-    }
+    patient.examination().map(value).unwrap_or_default()
 }
 
 /// Kernelspecs that `kernelbridge install` made have long names.

@@ -12,7 +12,7 @@ use serde_json::{
     Value,
     value::{RawValue, to_raw_value},
 };
-use tokio::time::timeout;
+use tokio::time::{sleep, timeout};
 
 use crate::{
     cli::test::{
@@ -32,6 +32,8 @@ use crate::{
 
 /// Who sets state in a store, as it says itself.
 const WRITER: &str = "kernelbridge test";
+/// How long what a plugin printed may take to arrive after the case has ended; it comes on a channel of its own.
+const OUTPUT: Duration = Duration::from_millis(30);
 /// On top of a handler's own deadline.
 const SPARE: Duration = Duration::from_secs(10);
 
@@ -55,7 +57,9 @@ pub async fn run(
     let began = Instant::now();
     let host = match builder.build().await {
         Ok(host) => host,
-        Err(BuildError::Load { plugin, source }) if plugin == manifest.name && matches!(*source, LoadError::Raised(_)) => {
+        Err(BuildError::Load { plugin, source })
+            if plugin == manifest.name && matches!(*source, LoadError::Raised(_)) =>
+        {
             let (file, ms) = (path.to_owned(), millis(began));
             let problems = vec![source.to_string()];
             reports.push(CaseReport { file, name: "loads".into(), passed: false, ms, problems, output: Vec::new() });
@@ -111,6 +115,7 @@ impl Runner<'_> {
         let began = Instant::now();
         let outcome = timeout(allowed, self.act(&case.action)).await;
         let ms = millis(began);
+        sleep(OUTPUT).await;
         let happened = self.happened();
         let mut problems = match outcome {
             Ok(outcome) => self.check(&case.expected, outcome, &happened),
@@ -130,6 +135,7 @@ impl Runner<'_> {
         let loaded = self.host.load_cells(self.name, notebook, &cells, self.manifest.limits.startup).await;
         let ms = millis(began);
         let problems: Vec<_> = loaded.err().map(|error| error.report()).into_iter().collect();
+        sleep(OUTPUT).await;
         let output = self.happened().output;
         Ok(CaseReport { file: notebook.to_owned(), name, passed: problems.is_empty(), ms, problems, output })
     }
