@@ -4,7 +4,7 @@
 
 use std::{collections::BTreeMap, time::Duration};
 
-use serde::Deserialize;
+use serde::{Deserialize, Serialize};
 
 /// One language folder's `language.toml`.
 #[derive(Debug, Clone, Deserialize)]
@@ -130,7 +130,7 @@ pub struct KernelBehaviour {
 }
 
 /// What really interrupts running code.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize, Serialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum Interrupt {
     /// SIGINT to the kernel's process group.

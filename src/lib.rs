@@ -6,6 +6,7 @@ pub mod cli;
 pub mod client;
 pub mod connection;
 pub mod discover;
+pub mod doctor;
 pub mod host;
 pub mod install;
 pub mod kernelspec;

@@ -6,63 +6,48 @@
 # strings, a mark replaces the first, and stands first in the second, which makes jsondecode choose a cell array.
 function value = __bridge_decode__ (text)
   mark = "\"\\u0001[\"";
-  args = strfind (text, "],\"args\":[");  # arguments must be a cell array too, even if they are all numbers
-  if (! isempty (args) && text(args(1) + 10) != "]")
-    text = [text(1:args(1) + 9), mark, ",", text(args(1) + 10:end)];
+  args = strfind (text, "],\"args\":[");  # of a call: a cell array too, even if they are all numbers
+  if (isempty (strfind (text(1:min (end, 60)), "\"method\":\"call\""))) args = []; endif
+  at = [args, 0](1) + 10;
+  if (! isempty (args) && text(at) != "]") text = [text(1:at-1), mark, ",", text(at:end)]; endif
+  objects = strfind (text, "[{"); empties = strfind (text, "[]");
+  if (! isempty ([objects, empties]))
+    quotes = text == "\"";
+    backslashes = diff ([false, text == "\\", false]); after = find (backslashes == -1);
+    quotes(after(mod (after - find (backslashes == 1), 2) == 1)) = false;  # the escaped ones
+    inside = mod (cumsum (quotes), 2) == 1;
+    empties = empties(! inside(empties));
+    text(objects(! inside(objects))) = "\002";  # JSON text holds no raw control characters
+    text(empties) = "\001"; text(empties + 1) = " ";
+    text = strrep (strrep (text, "\001", mark), "\002", ["[" mark ","]);
   endif
-  objects = strfind (text, "[{");
-  empties = strfind (text, "[]");
-  if (isempty ([args, objects, empties]))
-    value = jsondecode (text, "makeValidName", false);
-    return;
-  endif
-  quotes = text == "\"";
-  backslashes = diff ([false, text == "\\", false]);
-  after = find (backslashes == -1);
-  quotes(after(mod (after - find (backslashes == 1), 2) == 1)) = false;  # the escaped ones
-  inside = mod (cumsum (quotes), 2) == 1;
-  empties = empties(! inside(empties));
-  text(objects(! inside(objects))) = "\002";  # JSON text holds no raw control characters
-  text(empties) = "\001";
-  text(empties + 1) = " ";
-  text = strrep (strrep (text, "\001", mark), "\002", ["[" mark ","]);
-  value = __bridge_unmark__ (jsondecode (text, "makeValidName", false));
+  value = jsondecode (text, "makeValidName", false);
+  if (! isempty ([args, objects, empties])) value = __bridge_unmark__ (value); endif
 endfunction
-
 function value = __bridge_unmark__ (value)
   if (isstruct (value))
-    for [member, name] = value
-      if (! isnumeric (member)) value.(name) = __bridge_unmark__ (member); endif
-    endfor
+    for [member, name] = value, if (! isnumeric (member)) value.(name) = __bridge_unmark__ (member); endif, endfor
   elseif (iscell (value))
     if (numel (value) > 1 && strcmp (value{1}, "\001[")) value(1) = []; endif
     value(strcmp (value, "\001[")) = {{}};
-    for i = find (cellfun ("isclass", value, "cell") | cellfun ("isclass", value, "struct"))'
-      value{i} = __bridge_unmark__ (value{i});
-    endfor
-  elseif (strcmp (value, "\001["))
-    value = {};
+    nested = cellfun ("isclass", value, "cell") | cellfun ("isclass", value, "struct");
+    value(nested) = cellfun (@__bridge_unmark__, value(nested), "UniformOutput", false);
+  elseif (strcmp (value, "\001[")) value = {};
   endif
 endfunction
-
-function text = __bridge_encode__ (value)
-  text = jsonencode (__bridge_plain__ (value));
-endfunction
-
-# What jsonencode refuses or gets wrong: null, single and 64-bit integers, complex. An empty struct array crashes Octave.
+# jsonencode refuses single and 64-bit integers, and gets null and complex wrong; an empty struct array crashes Octave.
+function text = __bridge_encode__ (value), text = jsonencode (__bridge_plain__ (value)); endfunction
 function value = __bridge_plain__ (value)
   if (isnumeric (value) && isreal (value))
     if (any (size (value))) value = double (value); else value = NaN; endif
   elseif (iscell (value))
     fine = cellfun ("isclass", value, "double") & ! cellfun ("isempty", value) & cellfun ("isreal", value);
-    for i = find (! (fine | cellfun ("isclass", value, "char")))(:)'
-      value{i} = __bridge_plain__ (value{i});
-    endfor
+    other = ! (fine | cellfun ("isclass", value, "char"));
+    value(other) = cellfun (@__bridge_plain__, value(other), "UniformOutput", false);
   elseif (isstruct (value) && isscalar (value))
     for [member, name] = value
-      if (! ischar (member) && (isempty (member) || ! isa (member, "double") || iscomplex (member)))
-        value.(name) = __bridge_plain__ (member);
-      endif
+      fine = ischar (member) || (isa (member, "double") && isreal (member) && ! isempty (member));
+      if (! fine) value.(name) = __bridge_plain__ (member); endif
     endfor
   elseif (isstruct (value))
     value = arrayfun (@__bridge_plain__, value, "UniformOutput", false);
@@ -79,69 +64,56 @@ function __bridge_say__ (varargin)
   if (isempty (__bridge__.up))
     __bridge__.heard = builtin ("input", ["\n" text "__stdin_prompt>"], "s");  # the suffix is octave_kernel's
   else
-    fprintf (__bridge__.up, "%d\n%s\n", numel (text) + 1, text);
-    fflush (__bridge__.up);
+    fprintf (__bridge__.up, "%d\n%s\n", numel (text) + 1, text); fflush (__bridge__.up);
   endif
 endfunction
-
 function message = __bridge_hear__ ()
   global __bridge__
   do
-    text = __bridge__.heard;
-    __bridge__.heard = "";
+    text = __bridge__.heard; __bridge__.heard = "";
     if (! isempty (__bridge__.down))
-      text = fgetl (__bridge__.down);
-      if (! ischar (text))
-        __bridge__.ended = true;
-        error ("the host has closed the pipe");
-      endif
+      if (__bridge__.torn) text = __bridge_line__ (); __bridge__.torn = false; else text = fgetl (__bridge__.down); endif
       bytes = str2double (text);
-      if (! isnan (bytes))  # else an interrupt took the length away
-        text = fread (__bridge__.down, [1, bytes], "uint8=>char");  # fgetl would wait for what comes after the line
-      endif
+      if (! isnan (bytes)) text = fread (__bridge__.down, [1, bytes], "uint8=>char"); endif
+      if (isempty (text) || ! ischar (text)) __bridge__.ended = true; error ("the host has closed the pipe"); endif
+      if (! isnan (bytes) && text(end) != "\n") text = [text, __bridge_line__()]; endif
     elseif (isempty (text))
       text = builtin ("input", "\n[]__stdin_prompt>", "s");
     endif
-    try
-      message = __bridge_decode__ (text);
-    catch
-      message = [];  # an interrupt took part of it away; whoever waited for it is gone too
-    end_try_catch
+    message = []; try, message = __bridge_decode__ (text); end_try_catch  # else it is what an interrupt left of a line
   until (isstruct (message))
 endfunction
-
-function __bridge_notify__ (method, params)
+# The rest of a line, of which an interrupt may have taken something. fgetl is faster, but waits for what comes after it.
+function text = __bridge_line__ ()
   global __bridge__
-  if (__bridge__.ended) return; endif
-  __bridge_say__ ("\"method\":\"", method, "\",\"params\":", __bridge_encode__ (params));
-  while (isempty (__bridge__.down) && ! strcmp (__bridge_hear__ ().method, "continue"))
-  endwhile
+  text = "";
+  do
+    byte = fread (__bridge__.down, 1, "uint8=>char"); text = [text, byte];
+  until (isempty (byte) || byte == "\n")
 endfunction
-
+function __bridge_notify__ (method, params)
+  global __bridge__; if (__bridge__.ended) return; endif
+  __bridge_say__ ("\"method\":\"", method, "\",\"params\":", __bridge_encode__ (params));
+  while (isempty (__bridge__.down) && ! strcmp (__bridge_hear__ ().method, "continue")) endwhile
+endfunction
 function result = __bridge_request__ (method, params)
   global __bridge__
   params = __bridge_encode__ (params);
   id = ++__bridge__.sent;
-  if (! __bridge__.ended)
-    __bridge_say__ (sprintf ("\"id\":%d,\"method\":\"%s\",\"params\":", id, method), params);
-  endif
-  message = struct ("id", 0);
+  if (! __bridge__.ended) __bridge_say__ (sprintf ("\"id\":%d,\"method\":\"%s\",\"params\":", id, method), params); endif
+  message.id = 0;
   while (! __bridge__.ended && (isfield (message, "method") || message.id != id))
-    message = __bridge_hear__ ();
-    if (isfield (message, "method")) __bridge_serve__ (message); endif
+    message = __bridge_hear__ (); __bridge_serve__ (message);
   endwhile
-  if (__bridge__.ended)
-    message.error = __bridge_problem__ ("Cancelled", -32003, "the turn is over");
-  endif
+  if (__bridge__.ended) message.error = __bridge_problem__ ("Cancelled", -32003, "the turn is over"); endif
   if (isfield (message, "error"))
-    __bridge__.failure = message.error;
-    error (["bridge:" message.error.data.kind], "%s", message.error.message);
+    __bridge__.failure = message.error; error (["bridge:" message.error.data.kind], "%s", message.error.message);
   endif
   result = message.result;
 endfunction
-
 function __bridge_serve__ (message)
   global __bridge__
+  if (! isfield (message, "method")) return; endif
   if (strcmp (message.method, "end")) __bridge__.ended = true; endif
   if (! isfield (message, "id") || message.id <= __bridge__.served) return; endif
   __bridge__.served = message.id;
@@ -149,247 +121,180 @@ function __bridge_serve__ (message)
   unwind_protect
     answer = __bridge_answer__ (message);
   unwind_protect_cleanup
-    if (! __bridge__.ended)
-      fflush (stdout);
-      fflush (stderr);
-      __bridge_say__ (sprintf ("\"id\":%d,", message.id), answer);
-    endif
+    fflush (stdout); fflush (stderr);
+    if (! __bridge__.ended) __bridge_say__ (sprintf ("\"id\":%d,", message.id), answer); endif
   end_unwind_protect
 endfunction
-
 function __bridge_loop__ ()
   global __bridge__
   unwind_protect
-    while (! __bridge__.ended)
-      message = __bridge_hear__ ();
-      if (isfield (message, "method")) __bridge_serve__ (message); endif
-    endwhile
+    while (! __bridge__.ended) __bridge_serve__ (__bridge_hear__ ()); endwhile
   unwind_protect_cleanup
-    if (! __bridge__.ended) __bridge_loop__ (); endif  # after an interrupt the turn goes on in its wake
+    if (! __bridge__.ended) __bridge__.torn = true; __bridge_loop__ (); endif  # after an interrupt the turn goes on
+    for file = [__bridge__.up, __bridge__.down] fclose (file); endfor
+    __bridge__.up = __bridge__.down = __bridge__.heard = [];
   end_unwind_protect
 endfunction
-
 function __bridge_turn__ (carrier)
   global __bridge__
-  unwind_protect
-    if (strcmp (carrier, "pipe"))
-      __bridge__.up = fopen (fullfile (getenv ("KERNELBRIDGE_DIR"), "to-host"), "w");
-      __bridge__.down = fopen (fullfile (getenv ("KERNELBRIDGE_DIR"), "to-plugin"), "r");
-      fcntl (__bridge__.up, F_SETFD, 1);  # FD_CLOEXEC
-      fcntl (__bridge__.down, F_SETFD, 1);
-    endif
-    __bridge__.ended = false;
-    __bridge_say__ ("\"method\":\"ready\"");
-    __bridge_loop__ ();
-  unwind_protect_cleanup
-    __bridge__.ended = true;
-    __bridge__.heard = "";
-    if (! isempty (__bridge__.up)) fclose (__bridge__.up); endif
-    if (! isempty (__bridge__.down)) fclose (__bridge__.down); endif
-    __bridge__.up = __bridge__.down = [];
-  end_unwind_protect
+  if (strcmp (carrier, "pipe"))
+    __bridge__.up = fopen (fullfile (getenv ("KERNELBRIDGE_DIR"), "to-host"), "w");
+    __bridge__.down = fopen (fullfile (getenv ("KERNELBRIDGE_DIR"), "to-plugin"), "r");
+    fcntl (__bridge__.up, F_SETFD, 1); fcntl (__bridge__.down, F_SETFD, 1);  # FD_CLOEXEC
+  endif
+  __bridge__.ended = __bridge__.torn = false;
+  __bridge_say__ ("\"method\":\"ready\""); __bridge_loop__ ();
 endfunction
 
-# ---- Running author code. An expression statement sets `ans` if there is a value: no other way calls functions that
-# return one and functions that don't.
-function value = __bridge_invoke__ (fn, args)
-  ans = [];
-  feval (fn, args{:});
-  value = ans;
-endfunction
-
-function value = __bridge_perform__ (method, params)
+# ---- Running author code
+# An expression statement sets `ans` if there is a value: no other way calls functions that return one and such that don't.
+function value = __bridge_invoke__ (fn, args), ans = []; feval (fn, args{:}); value = ans; endfunction
+function p = __bridge_problem__ (kind, code, text), p = struct ("code", code, "message", text, "data", struct ("kind", kind)); end
+function problem = __bridge_raised__ (err)
   global __bridge__
-  switch (method)
+  problem = __bridge_problem__ ("NotFound", -32601, err.message);
+  if (strcmp (err.identifier, "kernelbridge:NotFound")) return; endif
+  name = err.identifier; if (isempty (name)) name = "error"; endif
+  trace = {}; if (strcmp (name, "Octave:parse-error")) trace = ostrsplit (err.message, "\n", true); endif
+  for frame = err.stack'  # innermost first, as Octave shows it
+    if (strcmp (frame.name, "__bridge_invoke__")) break; endif
+    if (any (regexp (frame.name, "^(__)?bridge_"))) continue; endif
+    trace{end+1} = regexprep (sprintf ("%s:%d: %s", frame.file, frame.line, frame.name), "[^:]*/~?", "");
+  endfor
+  problem = __bridge_problem__ ("Raised", -32000, [name ": " err.message]);
+  problem.data = struct ("kind", "Raised", "ename", name, "evalue", err.message, "traceback", {trace});
+  remote = strncmp (name, "bridge:", 7) && strcmp (err.message, __bridge__.failure.message);
+  if (remote) problem.data.cause = __bridge__.failure; endif
+endfunction
+function text = __bridge_answer__ (message)
+  done = false;
+  try
+    value = __bridge_perform__ (message); done = true;
+    text = ["\"result\":" __bridge_encode__(value)];
+  catch err
+    if (done) problem = __bridge_problem__ ("Invalid", -32602, err.message); else problem = __bridge_raised__ (err); endif
+    text = ["\"error\":" __bridge_encode__(problem)];
+  end_try_catch
+endfunction
+
+# ---- The messages of the host
+function value = __bridge_perform__ (message)
+  global __bridge__; if (isfield (message, "params")) params = message.params; endif
+  if (any (strcmp (message.method, {"event", "events", "filter"})))
+    if (params.handler > numel (__bridge__.functions)) error ("kernelbridge:NotFound", "no handler %d", params.handler); endif
+    fn = __bridge__.functions{params.handler};
+  endif
+  switch (message.method)
     case "initialize"
       __bridge__.config = params.config;
       value = struct ("bridge", "1", "language", "octave", "interpreter", ["GNU Octave " version()], "features", {{}});
     case "load"
       value = __bridge_load__ (params);
     case {"event", "filter"}
-      value = __bridge_invoke__ (__bridge_handler__ (params.handler), {rmfield(params, "handler")});
+      value = __bridge_invoke__ (fn, {rmfield(params, "handler")});
     case "events"
-      value = __bridge_invoke__ (__bridge_handler__ (params.handler), {params.events});
-      n = numel (params.events);
-      if (isnumeric (value) || islogical (value)) value = num2cell (value); endif
-      if (! iscell (value) || numel (value) != n) value = cell (1, n); endif
-      failed = cellfun ("isclass", value, "MException");
-      value(! failed) = cellfun (@(v) struct ("result", {v}), value(! failed), "UniformOutput", false);
-      value(failed) = cellfun (@(err) struct ("error", __bridge_raised__ (err)), value(failed), "UniformOutput", false);
-      value = struct ("outcomes", {value});
+      values = __bridge_invoke__ (fn, {params.events});
+      if (isnumeric (values) || islogical (values)) values = num2cell (values); endif
+      if (! iscell (values) || numel (values) != numel (params.events)) values = cell (1, numel (params.events)); endif
+      value.outcomes = cellfun (@__bridge_outcome__, values, "UniformOutput", false);
     case "call"
-      if (! isfield (__bridge__.exports, params.name))
-        error ("kernelbridge:NotFound", "no function `%s`", params.name);
-      endif
+      if (! isfield (__bridge__.exports, params.name)) error ("kernelbridge:NotFound", "no function `%s`", params.name); endif
       value = __bridge_invoke__ (__bridge__.exports.(params.name), params.args);
     case "shutdown"
-      cellfun (@(fn) __bridge_invoke__ (fn, {}), __bridge__.shutdowns, "UniformOutput", false);
-      value = [];
+      value = []; for fn = __bridge__.shutdowns __bridge_invoke__ (fn{1}, {}); endfor
     otherwise
-      error ("kernelbridge:NotFound", "no method `%s`", method);
+      error ("kernelbridge:NotFound", "no method `%s`", message.method);
   endswitch
 endfunction
-
+function o = __bridge_outcome__ (value)  # of one event of a batch
+  if (isa (value, "MException")) o.error = __bridge_raised__ (value); else o.result = value; endif
+endfunction
 function value = __bridge_load__ (params)
   global __bridge__
-  __bridge__.handlers = __bridge__.functions = __bridge__.shutdowns = {};
-  __bridge__.exports = struct ();
+  __bridge__.handlers = __bridge__.functions = __bridge__.shutdowns = {}; __bridge__.exports = struct ();
   if (ischar (params.path)) addpath (fileparts (params.path)); endif  # for functions with a file of their own
   for cell = params.cells'
-    file = fullfile (__bridge__.folder, ["~" cell{1}.name]);  # source() looks for a function of that name
-    fid = fopen (file, "w");
-    fputs (fid, ["1;" cell{1}.source "\n"]);  # else the first comment is taken for the first function's
-    fclose (fid);
+    file = fullfile (__bridge__.folder, ["~" cell{1}.name]);  # source() looks for a function of that name first
+    __bridge_write__ (file, ["1;" cell{1}.source "\n"]);      # a script, also if it begins with a function
     try
       __bridge_invoke__ ("source", {file, "base"});
     catch err
       if (! strcmp (err.message, ["source: error sourcing file '" file "'"])) rethrow (err); endif
-      try
-        warning ("off", "Octave:function-name-clash", "local");
-        __parse_file__ (file);  # says where the error is, which source() doesn't
-      catch err
-        error ("Octave:parse-error", "%s", strrep (strtrim (err.message), file, cell{1}.name));
-      end_try_catch
+      eval ("__parse_file__ (file);", "");  # says where the error is, which source() doesn't
+      error ("Octave:parse-error", "%s", strrep (strtrim (lasterr ()), file, cell{1}.name));
     end_try_catch
   endfor
   value = struct ("handlers", {__bridge__.handlers}, "async", false);
 endfunction
+function __bridge_write__ (name, text), file = fopen (name, "w"); fputs (file, text); fclose (file); endfunction
 
-function fn = __bridge_handler__ (id)
-  global __bridge__
-  if (id > numel (__bridge__.functions)) error ("kernelbridge:NotFound", "no handler %d", id); endif
-  fn = __bridge__.functions{id};
-endfunction
-
-function problem = __bridge_problem__ (kind, code, message)
-  problem = struct ("code", code, "message", message, "data", struct ("kind", kind));
-endfunction
-
-function problem = __bridge_raised__ (err)
-  global __bridge__
-  name = err.identifier;
-  if (isempty (name)) name = "error"; endif
-  trace = {};
-  if (strcmp (name, "Octave:parse-error")) trace = ostrsplit (err.message, "\n", true); endif
-  for frame = err.stack'  # innermost first, as Octave shows it
-    if (strcmp (frame.name, "__bridge_invoke__")) break; endif
-    if (isempty (regexp (frame.name, "^(__)?bridge_", "once")))
-      trace{end+1} = sprintf ("%s:%d: %s", __bridge_file__ (frame.file), frame.line, __bridge_file__ (frame.name));
-    endif
-  endfor
-  problem = __bridge_problem__ ("Raised", -32000, [name ": " err.message]);
-  problem.data = struct ("kind", "Raised", "ename", name, "evalue", err.message, "traceback", {trace});
-  if (strncmp (name, "bridge:", 7) && isstruct (__bridge__.failure) && strcmp (err.message, __bridge__.failure.message))
-    problem.data.cause = __bridge__.failure;
-  endif
-endfunction
-
-# The name that the host gave a cell; it is also the end of what Octave calls a frame of the script itself.
-function name = __bridge_file__ (path)
-  name = regexprep (path, "^.*/~?", "");
-endfunction
-
-function text = __bridge_answer__ (message)
-  if (! isfield (message, "params")) message.params = []; endif
-  try
-    value = __bridge_perform__ (message.method, message.params);
-  catch err
-    if (strcmp (err.identifier, "kernelbridge:NotFound"))
-      text = ["\"error\":" __bridge_encode__(__bridge_problem__ ("NotFound", -32601, err.message))];
-    else
-      text = ["\"error\":" __bridge_encode__(__bridge_raised__ (err))];
-    endif
-    return;
-  end_try_catch
-  try
-    text = ["\"result\":" __bridge_encode__(value)];
-  catch err
-    text = ["\"error\":" __bridge_encode__(__bridge_problem__ ("Invalid", -32602, err.message))];
-  end_try_catch
-endfunction
-
-# ---- What authors see. A handle to a function is kept as its name where it has one: Octave 7 looks for the function behind
-# a handle in its own library first (`fail`), but for one called by name among the plugin's.
+# ---- What authors see
+# A handle is kept as the name of its function if it has one: Octave 7 looks for what a handle means in its own library
+# first (`fail`), but for what a name means among the plugin's functions.
 function __bridge_register__ (kind, name, topic, fn, varargin)
   global __bridge__
   if (is_function_handle (fn) && strcmp (functions (fn).type, "simple")) fn = func2str (fn); endif
-  if (isempty (name)) name = fn; endif
-  if (! ischar (name)) name = topic; endif
   id = numel (__bridge__.handlers) + 1;
   __bridge__.functions{id} = fn;
   __bridge__.handlers{id} = struct ("id", id, "kind", kind, "name", name, "topic", topic, varargin{:});
   if (strcmp (kind, "export")) __bridge__.exports.(name) = fn; endif
 endfunction
-
-# FN (EVENT); with bridge_on (TOPIC, FN, "batch", N) it is FN (EVENTS), a cell array of at most N.
-function bridge_on (topic, fn, varargin)
-  __bridge_register__ ("on", "", topic, fn, varargin{:});
-endfunction
-
-# EVENT = FN (EVENT), or [] to drop it. Also bridge_filter (TOPIC, FN, "priority", N).
-function bridge_filter (topic, fn, varargin)
-  __bridge_register__ ("filter", "", topic, fn, varargin{:});
-endfunction
-
-# The help text of FN goes along.
-function bridge_export (name, fn)
-  [doc, format] = get_help_text (func2str (fn));
-  if (! strcmp (format, "plain text")) doc = ""; endif
+# FN (EVENT); bridge_on (TOPIC, FN, "batch", N): FN (EVENTS), a cell array of at most N.
+function bridge_on (topic, fn, varargin), __bridge_register__ ("on", topic, topic, fn, varargin{:}); endfunction
+# EVENT = FN (EVENT), or [] to drop it; also bridge_filter (TOPIC, FN, "priority", N).
+function bridge_filter (topic, fn, varargin), __bridge_register__ ("filter", topic, topic, fn, varargin{:}); endfunction
+function bridge_export (name, fn)  # the help text of FN goes along
+  [doc, format] = get_help_text (func2str (fn)); if (! strcmp (format, "plain text")) doc = ""; endif
   __bridge_register__ ("export", name, "", fn, "doc", strtrim (doc));
 endfunction
-
 function bridge_on_shutdown (fn), global __bridge__; __bridge__.shutdowns{end+1} = fn; endfunction
 function config = bridge_config (), global __bridge__; config = __bridge__.config; endfunction
-function result = bridge_call (name, varargin), result = __bridge_request__ ("call", struct ("name", name, "args", {varargin})); endfunction
-function bridge_emit (topic, data = [], key = []), __bridge_request__ ("emit", struct ("topic", topic, "data", {data}, "key", key)); endfunction
+function value = bridge_call (name, varargin), value = __bridge_request__ ("call", struct ("name", name, "args", {varargin})); end
+function bridge_emit (topic, data = [], key = [])
+  __bridge_request__ ("emit", struct ("topic", topic, "data", {data}, "key", key));
+endfunction
+function value = __bridge_or__ (value, default), if (isnumeric (value) && isempty (value)) value = default; endif, endfunction
+function value = bridge_state_get (key, default = []), value = __bridge_or__ (bridge_call ("state.get", key), default); endfunction
 function version = bridge_state_set (key, value), version = bridge_call ("state.set", key, value); endfunction
 function existed = bridge_state_delete (key), existed = bridge_call ("state.delete", key); endfunction
 function keys = bridge_state_list (prefix = ""), keys = bridge_call ("state.list", prefix); endfunction
-function value = bridge_state_get (key, default = []), value = __bridge_default__ (bridge_call ("state.get", key), default); endfunction
-function value = __bridge_default__ (value, default), if (isnumeric (value) && isempty (value)) value = default; endif, endfunction
 function value = bridge_state_update (key, fn, default = [])
   do
     old = bridge_call ("state.read", key);
-    value = feval (fn, __bridge_default__ (old.value, default));
+    value = feval (fn, __bridge_or__ (old.value, default));
   until (bridge_call ("state.swap", key, old.version, value).swapped)
 endfunction
 function bridge_log (level, message, fields = [])
-  __bridge_notify__ ("log", struct ("level", level, "message", message, "fields", fields));
+  __bridge_notify__ ("log", struct ("level", level, "message", message, "fields", {fields}));
 endfunction
 function bridge_progress (done, total = [], message = [])
   __bridge_notify__ ("progress", struct ("done", done, "total", total, "message", message));
 endfunction
+# The last error of a bridge_call, for a catch block: Octave's own error has only room for the kind ("bridge:Denied").
+function problem = bridge_failure (), global __bridge__; problem = __bridge__.failure; endfunction
 
-# For a catch block, where Octave's error has room for the kind only ("bridge:Denied"): kind, message and data.
-function failure = bridge_failure ()
-  global __bridge__
-  failure = struct ("kind", __bridge__.failure.data.kind, "message", __bridge__.failure.message, "data", __bridge__.failure.data);
-endfunction
-
-# ---- Setup. A script that begins with `clear all` would remove the shim with everything else.
+# ---- Setup
+# A script that begins with `clear all` would remove the shim with everything else.
 function clear (varargin)
-  if (isempty (varargin) || any (ismember (varargin, {"all", "-all", "-a", "functions", "-functions", "-f"}))) varargin = {"-variables"}; endif
+  whole = any (ismember (varargin, {"all", "-all", "-a", "functions", "-functions", "-f"}));
+  if (whole || isempty (varargin)) varargin = {"-variables"}; endif
   evalin ("caller", ["builtin (\"clear\"" sprintf(", '%s'", varargin{:}) ");"]);
 endfunction
-
 # The author's keyboard reads become a host call. octave_kernel's input() is a class constructor, which only another hides.
 function value = __bridge_input__ (prompt = "", varargin)
   global __bridge__
-  if (__bridge__.ended)
-    value = builtin ("input", [prompt "__stdin_prompt>"], "s");
-  else
-    value = bridge_call ("host.input", prompt);
-  endif
+  if (__bridge__.ended) value = builtin ("input", [prompt "__stdin_prompt>"], "s"); endif
+  if (! __bridge__.ended) value = bridge_call ("host.input", prompt); endif
   if (isempty (varargin)) value = evalin ("base", value); endif
 endfunction
 
 global __bridge__
-__bridge__ = struct ("up", [], "down", [], "heard", "", "ended", true, "sent", 0, "served", 0, "failure", []);
+__bridge__ = struct ("up", [], "down", [], "heard", "", "torn", false, "ended", true, "sent", 0, "served", 0);
+__bridge__.failure = struct ("message", "");
 __bridge__.folder = fullfile (getenv ("KERNELBRIDGE_DIR"), "octave");
 mkdir (fullfile (__bridge__.folder, "@input"));
-__bridge__.file = fopen (fullfile (__bridge__.folder, "@input", "input.m"), "w");
-fputs (__bridge__.file, "function x = input (varargin)\n  x = __bridge_input__ (varargin{:});\nendfunction\n");
-fclose (__bridge__.file);
+__bridge_write__ (fullfile (__bridge__.folder, "@input", "input.m"),
+                  "function x = input (varargin), x = __bridge_input__ (varargin{:}); end\n");
 addpath (__bridge__.folder);
 max_recursion_depth (5000);  # the default of 256 ends at 30 nested calls
 system ("stty -icanon");     # else the terminal cuts what the kernel answers to input() at 4095 bytes

@@ -104,7 +104,7 @@ def _kernelbridge():
         if now.carrier is None or threading.get_ident() != main_thread:
             raise Error("Cancelled", "no turn is open here: calls belong inside a handler, in the main thread")
         with contextlib.suppress(ValueError):  # there is no frame so deep; what follows must not fail in the middle
-            raise RecursionError("too deep to call the host", sys._getframe(sys.getrecursionlimit() * 3 // 4).f_lineno)
+            raise sys._getframe(sys.getrecursionlimit() * 3 // 4) and RecursionError("too deep to call the host")
         params = dump(params)
         with Shield():
             now.asked = asked = now.asked + 1

@@ -3,6 +3,7 @@
 //! All of them are opened by one constructor with one identity: `input_request`s only arrive when stdin has shell's.
 //! Nothing here parses a message. A dead kernel is silent here; only its process tells.
 
+pub mod heartbeat;
 mod listening;
 
 use std::{io, time::Duration};

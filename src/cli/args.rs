@@ -52,8 +52,14 @@ pub enum Command {
         #[arg(long)]
         json: bool,
     },
+    /// Start kernels and report what each can really do
+    Doctor(DoctorArgs),
     /// Install kernels by the recipes of their language folders, and register them for you
     Install(InstallArgs),
+    /// Make a new plugin: manifest, source, a test and a README
+    New(NewArgs),
+    /// Run the tests of plugins: `*.test.json` beside the manifest, and notebook cells tagged `test`
+    Test(TestArgs),
     /// Print a completion script for a shell
     Completions {
         /// Which shell.
@@ -65,6 +71,69 @@ pub enum Command {
         #[arg(value_hint = ValueHint::DirPath)]
         dir: Option<PathBuf>,
     },
+    /// For `doctor`: start a kernel, then wait to be killed
+    #[command(hide = true)]
+    HoldKernel {
+        /// The kernelspec.
+        kernelspec: String,
+    },
+}
+
+/// `kernelbridge doctor`
+#[derive(Debug, clap::Args)]
+#[command(
+    after_help = "Each kernel is started several times, one kernel after the other; it takes some ten seconds a kernel.\n\
+                  Times are in milliseconds: until the first answer, or of one turn. \"?\" was not tried; reasons are below the table.\n\
+                  Exit status 1: a kernel does not start, runs no plugins, or leaves processes behind."
+)]
+pub struct DoctorArgs {
+    /// Languages, by name or alias, or kernelspecs; without any, every language that is installed.
+    #[arg(value_name = "LANGUAGE")]
+    pub languages: Vec<String>,
+    /// Print JSON.
+    #[arg(long)]
+    pub json: bool,
+}
+
+/// `kernelbridge new`
+#[derive(Debug, clap::Args)]
+#[command(after_help = "Example:\n  kernelbridge new python my-plugin && kernelbridge test my-plugin")]
+pub struct NewArgs {
+    /// The language it is written in, by name or alias; `kernelbridge languages` lists them.
+    pub language: String,
+    /// Its name: lower case letters, digits and `-`. Also the name of its folder.
+    pub name: String,
+    /// Make its folder in this one.
+    #[arg(long, value_name = "DIR", default_value = ".", value_hint = ValueHint::DirPath)]
+    pub dir: PathBuf,
+}
+
+/// `kernelbridge test`
+#[derive(Debug, clap::Args)]
+#[command(after_help = "A file NAME.test.json holds a list of cases. Each does one thing:\n  \
+                    \"call\": {\"function\": F, \"args\": [...]}     calls an export\n  \
+                    \"emit\": {\"topic\": T, \"data\": D, \"key\": K} hands an event to the handlers\n  \
+                    \"filter\": {\"topic\": T, \"data\": D}          hands an event to the filters only\n\
+                  and may say what is expected:\n  \
+                    \"result\": V                               what the function or handler returns; of a filter, the \
+                  changed data, null if it drops the event\n  \
+                    \"error\": {\"kind\": K, \"message contains\": M}\n  \
+                    \"emitted\": [{\"topic\": T, \"data\": D}]       these events in this order; [] means none\n  \
+                    \"state\": {KEY: V}                         in the shared state afterwards; null means no such key\n\
+                  It may also have \"name\", \"given\": {\"state\": {KEY: V}} and \"timeout\": \"5s\".\n\n\
+                  An expected object may leave out keys; everything else must be equal, numbers within a billionth. Each case begins with the state \
+                  as it was after loading; the interpreter itself is not started anew.\n\n\
+                  In a notebook each cell tagged `test` is run after the plugin's own cells; it fails when it raises.")]
+pub struct TestArgs {
+    /// Plugin folders, `plugin.toml` files, or folders of plugin folders.
+    #[arg(required = true, value_name = "PLUGIN", value_hint = ValueHint::AnyPath)]
+    pub plugins: Vec<PathBuf>,
+    /// Load this plugin too, for one that calls it (may be given again).
+    #[arg(long, value_name = "PLUGIN", value_hint = ValueHint::AnyPath)]
+    pub with: Vec<PathBuf>,
+    /// Print JSON.
+    #[arg(long)]
+    pub json: bool,
 }
 
 /// `kernelbridge install`

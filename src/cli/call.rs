@@ -66,5 +66,7 @@ fn chosen(args: &CallArgs, plugin: &str) -> anyhow::Result<Vec<PathBuf>> {
     }
     let hint =
         did_you_mean(plugin, names.iter().map(String::as_str)).map(|hint| format!("; {hint}")).unwrap_or_default();
-    bail!("no plugin `{plugin}`{hint}; found {names:?}, looked in {:?}", args.plugins);
+    let names: Vec<_> = names.iter().map(|name| format!("`{name}`")).collect();
+    let dirs: Vec<_> = args.plugins.iter().map(|dir| dir.display().to_string()).collect();
+    bail!("no plugin `{plugin}`{hint}; found {}, looked in {}", names.join(", "), dirs.join(", "));
 }

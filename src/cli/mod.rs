@@ -6,19 +6,23 @@
 mod args;
 mod call;
 mod demo;
+mod doctor;
 mod install;
 pub mod languages;
+mod new;
 mod plugins;
 mod run;
 mod setup;
 mod show;
 mod state;
+mod test;
 
 use std::process::ExitCode;
 
-use clap::{CommandFactory, Parser};
+use clap::Parser;
 use tracing_subscriber::EnvFilter;
 
+use crate::{client::ClientError, host::BuildError, plugin::LoadError};
 use args::{Args, Command};
 
 /// How a command ended, when nothing was wrong with it.
@@ -63,16 +67,29 @@ async fn obey(args: Args) -> anyhow::Result<Ending> {
         Command::State(options) => state::state(&options),
         Command::Languages { json } => show::languages(&kernelspecs, json),
         Command::Install(options) => setup::install(options, &kernelspecs).await,
-        Command::Completions { shell } => {
-            clap_complete::generate(shell, &mut Args::command(), "kernelbridge", &mut std::io::stdout());
-            Ok(Ending::Done)
-        }
+        Command::Doctor(options) => doctor::doctor(options, &kernelspecs).await,
+        Command::HoldKernel { kernelspec } => doctor::hold(&kernelspec, &kernelspecs).await,
+        Command::New(options) => new::new(&options, &kernelspecs),
+        Command::Test(options) => test::test(options, &kernelspecs).await,
+        Command::Completions { shell } => Ok(show::completions(shell)),
         Command::Man { dir } => show::man(dir.as_deref()),
     }
 }
 
 fn failed(error: &anyhow::Error) -> ExitCode {
     eprintln!("error: {}", whole(error));
+    let Some(BuildError::Load { source, .. }) = error.chain().find_map(|cause| cause.downcast_ref::<BuildError>())
+    else {
+        return ExitCode::from(2);
+    };
+    match &**source {
+        // The author's code failed; neither the command line nor we are at fault.
+        LoadError::Raised(_) => return ExitCode::from(1),
+        LoadError::Client(ClientError::DiedAtLaunch { name, .. } | ClientError::Deaf { name, .. }) => {
+            eprintln!("hint: `kernelbridge doctor {name}` starts this kernel alone and says what may be missing");
+        }
+        _ => {}
+    }
     ExitCode::from(2)
 }
 

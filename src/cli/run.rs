@@ -65,7 +65,7 @@ pub async fn run(args: RunArgs, kernelspecs: &[PathBuf]) -> anyhow::Result<Endin
     let fed = tokio::select! {
         fed = feed(&host, input, &args, &bar) => fed,
         () = interrupts.next() => {
-            bar.println("stopping; Ctrl-C again to kill");
+            say(&bar, "stopping; Ctrl-C again to kill");
             Ok(Fed::default())
         }
     };
@@ -146,7 +146,7 @@ async fn feed(host: &Host, input: Option<Input>, args: &RunArgs, bar: &ProgressB
             Ok(event) => {
                 if let Err(error) = host.emit_event(event).await {
                     fed.refused += 1;
-                    bar.println(format!("{}:{number}: {}", input.name, error.report()));
+                    say(bar, &format!("{}:{number}: {}", input.name, error.report()));
                 }
                 fed.events += 1;
                 bar.set_position(fed.events);
@@ -155,7 +155,7 @@ async fn feed(host: &Host, input: Option<Input>, args: &RunArgs, bar: &ProgressB
                 let message = format!("{}:{number}: {error}: {}", input.name, excerpt(text));
                 anyhow::ensure!(!args.strict, "{message}");
                 fed.bad_lines += 1;
-                bar.println(format!("warning: {message}"));
+                say(bar, &format!("warning: {message}"));
             }
         }
     }
@@ -397,11 +397,16 @@ impl Printer {
     }
 
     fn say(&self, text: &str) {
-        if self.bar.is_hidden() {
-            eprintln!("{text}");
-        } else {
-            self.bar.println(text);
-        }
+        say(&self.bar, text);
+    }
+}
+
+/// A line on stderr, above the bar if one is shown; a hidden bar would swallow it.
+fn say(bar: &ProgressBar, text: &str) {
+    if bar.is_hidden() {
+        eprintln!("{text}");
+    } else {
+        bar.println(text);
     }
 }
 
@@ -422,7 +427,8 @@ fn summarise(stats: &[(String, PluginStats)], fed: &Fed, printed: Printed, args:
     }
     eprintln!("{}", stats_table(stats));
     if fed.bad_lines > 0 {
-        eprintln!("{} lines of the input were no events", fed.bad_lines);
+        let (lines, were) = if fed.bad_lines == 1 { ("line", "was no event") } else { ("lines", "were no events") };
+        eprintln!("{} {lines} of the input {were}", fed.bad_lines);
     }
     Ok(())
 }

@@ -21,6 +21,17 @@ pub fn languages(kernelspecs: &[PathBuf], json: bool) -> anyhow::Result<Ending> 
     Ok(Ending::Done)
 }
 
+/// `kernelbridge completions`
+pub fn completions(shell: clap_complete::Shell) -> Ending {
+    // Generators offer hidden commands too, so they get a program that has none.
+    let all = Args::command();
+    let mut visible = clap::Command::new("kernelbridge")
+        .args(all.get_arguments().cloned())
+        .subcommands(all.get_subcommands().filter(|command| !command.is_hide_set()).cloned());
+    clap_complete::generate(shell, &mut visible, "kernelbridge", &mut stdout());
+    Ending::Done
+}
+
 /// `kernelbridge man`
 pub fn man(dir: Option<&Path>) -> anyhow::Result<Ending> {
     let command = Args::command();

@@ -128,6 +128,7 @@ impl KernelClient {
             options: options.clone(),
             info: content::KernelInfoReply::default(),
             welcomed: false,
+            heartbeat: connection.endpoint(connection.hb_port),
             outputs: Some(Outputs(output_receiver)),
             counters,
             tasks: [tokio::spawn(task.run()), tokio::spawn(drain.run())],

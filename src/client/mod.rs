@@ -12,6 +12,7 @@ mod execution;
 mod iopub;
 mod launch;
 mod output;
+mod prober;
 mod task;
 
 use std::{
@@ -42,6 +43,7 @@ use crate::{
 pub use execution::{Executed, Execution, ExecutionEvent, Input};
 pub use launch::LaunchOptions;
 pub use output::{Counters, Output, Outputs};
+pub use prober::Prober;
 
 use task::{Channel, Command, Request, Waiter};
 
@@ -54,6 +56,7 @@ pub struct KernelClient {
     options: LaunchOptions,
     info: content::KernelInfoReply,
     welcomed: bool,
+    heartbeat: String,
     outputs: Option<Outputs>,
     counters: Arc<Counters>,
     tasks: [JoinHandle<()>; 2],
@@ -164,6 +167,11 @@ impl KernelClient {
     /// Becomes `Some` when the process has ended.
     pub fn exit(&self) -> watch::Receiver<Option<Exit>> {
         self.process.exit()
+    }
+
+    /// Asks the kernel on the side, whoever owns the client.
+    pub fn prober(&self) -> Prober {
+        Prober { commands: self.commands.clone(), ids: self.ids.clone(), heartbeat: self.heartbeat.clone() }
     }
 
     /// What was dropped or refused so far.
@@ -365,15 +373,7 @@ impl KernelClient {
         let header = self.ids.header(msg_type);
         let msg_id = header.msg_id.clone();
         self.send(channel, header, None, content, Some(Waiter::Reply(reply))).await?;
-        match timeout(deadline, answer).await {
-            Ok(Ok(message)) => Ok(message?.parse_content()?),
-            Ok(Err(_)) => Err(ClientError::Closed),
-            Err(_) => {
-                // If the task is gone there is nothing to forget.
-                let _ = self.commands.send(Command::Forget { msg_id }).await;
-                Err(ClientError::Timeout { msg_type, after: deadline })
-            }
-        }
+        await_reply(answer, &self.commands, msg_id, msg_type, deadline).await
     }
 
     async fn send(
@@ -394,6 +394,25 @@ impl KernelClient {
         match *self.process.exit().borrow() {
             Some(exit) => ClientError::Gone { exit, output_tail: self.process.output_tail().text() },
             None => ClientError::Closed,
+        }
+    }
+}
+
+/// Wait for the reply to a request, and tell the task when nobody waits any more.
+async fn await_reply<T: DeserializeOwned>(
+    answer: oneshot::Receiver<Result<Message, ClientError>>,
+    commands: &mpsc::Sender<Command>,
+    msg_id: String,
+    msg_type: &'static str,
+    deadline: Duration,
+) -> Result<T, ClientError> {
+    match timeout(deadline, answer).await {
+        Ok(Ok(message)) => Ok(message?.parse_content()?),
+        Ok(Err(_)) => Err(ClientError::Closed),
+        Err(_) => {
+            // If the task is gone there is nothing to forget.
+            let _ = commands.send(Command::Forget { msg_id }).await;
+            Err(ClientError::Timeout { msg_type, after: deadline })
         }
     }
 }

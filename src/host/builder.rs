@@ -90,6 +90,18 @@ pub enum BuildError {
         /// Why.
         source: Box<DiscoverError>,
     },
+    /// The kernelspec that a manifest names is there, the program it starts is not.
+    #[error("plugin `{plugin}`: kernelspec `{kernelspec}` starts `{program}`, which is not installed: {}", file.display())]
+    NoProgram {
+        /// The plugin.
+        plugin: String,
+        /// The kernelspec.
+        kernelspec: String,
+        /// The program.
+        program: String,
+        /// The file that names it.
+        file: PathBuf,
+    },
     /// A plugin could not be loaded.
     #[error("plugin `{plugin}` could not be loaded: {source}")]
     Load {
@@ -332,6 +344,10 @@ fn runtime_of(
             .kernelspec_for(discovery, language.unwrap_or_default())
             .map_err(|source| BuildError::NoKernelspec { plugin: plugin(), source: Box::new(source) })?,
     };
+    if let Some(program) = found.missing_program.clone() {
+        let (kernelspec, file) = (found.kernelspec.name.clone(), found.dir.join("kernel.json"));
+        return Err(BuildError::NoProgram { plugin: plugin(), kernelspec, program, file });
+    }
     Ok(runtime_for(found, languages, environment))
 }
 

@@ -20,15 +20,20 @@ mod shared;
 mod stats;
 mod worker;
 
-use std::{sync::Arc, sync::atomic::Ordering, time::Duration};
+use std::{
+    path::Path,
+    sync::{Arc, atomic::Ordering},
+    time::{Duration, Instant},
+};
 
 use serde::{Serialize, de::DeserializeOwned};
 use serde_json::value::RawValue;
 use tokio::task::JoinHandle;
 
 use crate::{
+    chain::Chain,
     plugin::About,
-    rpc::{ErrorKind, Handler, RpcError},
+    rpc::{Cell, ErrorKind, Handler, Load, RpcError},
     store::Store,
 };
 
@@ -132,6 +137,25 @@ impl Host {
     /// nothing. One that never reads stops them.
     pub fn subscribe_lossless(&self) -> Subscription {
         self.shared.newsroom.subscribe(true)
+    }
+
+    /// Load a plugin's source anew, with further cells: the tests of a notebook.
+    pub(crate) async fn load_cells(
+        &self,
+        plugin: &str,
+        path: &Path,
+        cells: &[Cell],
+        timeout: Duration,
+    ) -> Result<(), RpcError> {
+        let entries = self.shared.entries();
+        let Some(entry) = entries.iter().find(|entry| *entry.name == *plugin) else {
+            return Err(RpcError::new(ErrorKind::NotFound, format!("no plugin `{plugin}`")));
+        };
+        let path = std::path::absolute(path).unwrap_or_else(|_| path.to_owned());
+        let deadline = Instant::now() + timeout;
+        let chain = Chain::root(format!("load {plugin}"), deadline);
+        let load = Load { path: Some(&path.to_string_lossy()), cells };
+        entry.plugin.request("load", &load, &chain, deadline).await.map(drop)
     }
 
     /// The store behind `state.*`.

@@ -247,8 +247,14 @@ impl Shared {
             .flat_map(|entry| entry.exports().map(|export| format!("{}.{export}", entry.name)))
             .chain(self.functions.names().map(str::to_owned))
             .collect();
-        let hint =
-            did_you_mean(name, all.iter().map(String::as_str)).map(|hint| format!("; {hint}")).unwrap_or_default();
+        let plugin = name.split_once('.').and_then(|(plugin, _)| entries.iter().find(|entry| *entry.name == *plugin));
+        let exports = plugin.map(|entry| entry.exports().collect::<Vec<_>>().join("`, `"));
+        let hint = match (did_you_mean(name, all.iter().map(String::as_str)), plugin, exports.as_deref()) {
+            (Some(hint), _, _) => format!("; {hint}"),
+            (None, Some(entry), Some("")) => format!("; plugin `{}` exports nothing", entry.name),
+            (None, Some(entry), Some(exports)) => format!("; plugin `{}` exports `{exports}`", entry.name),
+            _ => String::new(),
+        };
         Err(RpcError::new(ErrorKind::NotFound, format!("no function `{name}`{hint}")))
     }
 

@@ -149,7 +149,9 @@ impl Plugin {
             process_id: client.process().id(),
         };
         let (inbox, mail) = mpsc::channel(INBOX);
-        let mut plugin = Self { name: name.clone(), handlers: Vec::new(), about, inbox, tasks: Mutex::default() };
+        let prober = client.prober();
+        let mut plugin =
+            Self { name: name.clone(), handlers: Vec::new(), about, prober, inbox, tasks: Mutex::default() };
         if let Some(mut outputs) = outputs {
             let (host, name) = (host.clone(), name.clone());
             plugin.keep(tokio::spawn(async move {
@@ -237,7 +239,14 @@ impl Plugin {
     ) -> Result<(), LoadError> {
         let path = source.path.as_ref().map(|path| path.to_string_lossy());
         let load = Load { path: path.as_deref(), cells: &source.cells };
-        let result = self.ask::<LoadResult>("load", &load, deadline).await.map_err(LoadError::Raised)?;
+        let raised = |mut error: RpcError| {
+            // Whoever reports it says which plugin could not be loaded.
+            if *error.plugin == *source.name {
+                error.plugin = Box::default();
+            }
+            LoadError::Raised(error)
+        };
+        let result = self.ask::<LoadResult>("load", &load, deadline).await.map_err(raised)?;
         self.handlers = result.handlers;
         if result.is_async {
             self.tell(Mail::UseCarrier { carrier, is_async: true }).await;

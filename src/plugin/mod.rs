@@ -32,7 +32,7 @@ use tokio::{
 
 use crate::{
     chain::{Chain, WaitGraph},
-    client::{ClientError, Output},
+    client::{ClientError, Output, Prober},
     rpc::{self, Handler, LogLevel, RpcError},
 };
 
@@ -130,6 +130,7 @@ pub struct Plugin {
     name: Arc<str>,
     handlers: Vec<Handler>,
     about: About,
+    prober: Prober,
     inbox: mpsc::Sender<Mail>,
     tasks: Mutex<Vec<JoinHandle<()>>>,
 }
@@ -186,6 +187,11 @@ impl Plugin {
     /// What is known of its interpreter.
     pub fn about(&self) -> &About {
         &self.about
+    }
+
+    /// Asks its kernel on the side, also while it is busy.
+    pub fn prober(&self) -> &Prober {
+        &self.prober
     }
 
     /// Call an exported function.

@@ -11,6 +11,7 @@
 
 mod folder;
 mod guardian;
+mod memory;
 mod ports;
 mod process;
 mod tail;
@@ -20,7 +21,8 @@ use std::{collections::BTreeMap, io, path::PathBuf};
 use crate::connection::ConnectionInfo;
 
 pub use folder::Folder;
-pub use process::{Exit, Process};
+pub use memory::memory_bytes;
+pub use process::{Exit, Process, processes_of};
 
 /// What to start.
 #[derive(Debug, Clone, Default)]

@@ -28,6 +28,7 @@ use tokio::{
 use crate::provision::{
     Folder, LaunchSpec,
     guardian::{Guardian, HOST_MARK},
+    memory::memory_bytes,
     ports::Ports,
     tail::Tail,
 };
@@ -158,7 +159,12 @@ impl Process {
 
     /// All its living processes.
     pub fn tree(&self) -> Vec<u32> {
-        self.marked().into_iter().map(|pid| pid.as_raw().unsigned_abs()).collect()
+        processes_of(self.folder.path())
+    }
+
+    /// Memory of all its living processes in bytes; see [`memory_bytes`].
+    pub fn memory_bytes(&self) -> u64 {
+        self.tree().into_iter().map(memory_bytes).sum()
     }
 
     /// Kill the process and every descendant, also those in other sessions, and wait until the process is gone.
@@ -186,19 +192,28 @@ impl Process {
         }
     }
 
-    /// Living processes with this kernel's folder in their environment. Empty where there is no `/proc`.
     fn marked(&self) -> Vec<Pid> {
-        let mark = format!("{FOLDER_MARK}={}", self.folder.path().display());
-        let Ok(entries) = fs::read_dir("/proc") else { return Vec::new() };
-        let pids = entries.flatten().filter_map(|entry| entry.file_name().to_str()?.parse().ok());
-        pids.filter(|pid| {
-            // A zombie's environment reads as empty.
-            let environment = fs::read(format!("/proc/{pid}/environ")).unwrap_or_default();
-            environment.split(|&byte| byte == 0).any(|variable| variable == mark.as_bytes())
-        })
-        .map(Pid::from_raw)
-        .collect()
+        marked(self.folder.path())
     }
+}
+
+/// The living processes of the kernel whose private folder this is or was. Empty where there is no `/proc`.
+pub fn processes_of(folder: &Path) -> Vec<u32> {
+    marked(folder).into_iter().map(|pid| pid.as_raw().unsigned_abs()).collect()
+}
+
+/// Living processes with a kernel's folder in their environment.
+fn marked(folder: &Path) -> Vec<Pid> {
+    let mark = format!("{FOLDER_MARK}={}", folder.display());
+    let Ok(entries) = fs::read_dir("/proc") else { return Vec::new() };
+    let pids = entries.flatten().filter_map(|entry| entry.file_name().to_str()?.parse().ok());
+    pids.filter(|pid| {
+        // A zombie's environment reads as empty.
+        let environment = fs::read(format!("/proc/{pid}/environ")).unwrap_or_default();
+        environment.split(|&byte| byte == 0).any(|variable| variable == mark.as_bytes())
+    })
+    .map(Pid::from_raw)
+    .collect()
 }
 
 impl Drop for Process {

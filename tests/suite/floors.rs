@@ -12,7 +12,7 @@ const FLOORS: &[&[&str]] = &[
     // 3: supervision comes with a later version.
     &[],
     &["plugin"],
-    &["host"],
+    &["doctor", "host"],
     &["cli"],
 ];
 

@@ -1,6 +1,7 @@
 //! All integration tests, in one binary: real kernels, real sockets, real files.
 //!
 //! - `client`: one kernel: ask, interrupt, restart, shut down, and what is no kernel
+//! - `cli`: the program, as a user has it
 //! - `conformance`: every language folder, the same cases, over every carrier
 //! - `demo`: `kernelbridge demo`, every number of it computed again
 //! - `discover`: kernelspecs found against jupyter_client's, on random machines
@@ -9,6 +10,7 @@
 //! - `host`: many plugins: state, crossing calls, full queues, deadlines, lossless streams
 //! - `wire`: our messages against jupyter_client's and jupyter-protocol's, schemas, mutations
 
+mod cli;
 mod client;
 mod conformance;
 mod demo;

@@ -31,7 +31,7 @@ function result = try_call (name, args)
     result = call_host (name, args);
   catch
     failure = bridge_failure ();
-    result = struct ("kind", failure.kind, "message", failure.message);
+    result = struct ("kind", failure.data.kind, "message", failure.message);
   end_try_catch
 endfunction
 

@@ -1,0 +1,159 @@
+//! The program, as a user has it: arguments in, files, two streams and an exit status out.
+
+mod bad_input;
+mod doctor;
+mod new_and_test;
+mod run;
+mod signals;
+
+use std::{
+    fs,
+    path::{Path, PathBuf},
+    process::{Child, Command, Stdio},
+    sync::{Mutex, MutexGuard, PoisonError},
+    time::{Duration, Instant},
+};
+
+use crate::support::processes_with;
+
+/// The program.
+const PROGRAM: &str = env!("CARGO_BIN_EXE_kernelbridge");
+/// Marks everything that one program starts.
+const MARK: &str = "KERNELBRIDGE_TEST_MARK";
+
+/// A folder to work in, with nothing of the user's but the kernels.
+pub struct Desk {
+    dir: tempfile::TempDir,
+    env: Vec<(String, String)>,
+    mark: String,
+}
+
+/// What a program that ended left.
+#[derive(Debug)]
+pub struct Ended {
+    pub code: Option<i32>,
+    pub out: String,
+    pub err: String,
+}
+
+/// Kernels at once only wait for each other, and some tests measure.
+pub fn one_at_a_time() -> MutexGuard<'static, ()> {
+    static KERNELS: Mutex<()> = Mutex::new(());
+    KERNELS.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+impl Desk {
+    pub fn new() -> Self {
+        let dir = tempfile::tempdir().expect("a folder");
+        let mark = uuid::Uuid::new_v4().to_string();
+        // So that messages do not depend on whose machine it is.
+        let env = [("XDG_CONFIG_HOME", dir.path().join("config")), ("JUPYTER_PATH", dir.path().join("jupyter"))];
+        let env = env.map(|(name, path)| (name.to_owned(), path.display().to_string()));
+        Self { dir, env: env.into(), mark }
+    }
+
+    pub fn path(&self, name: &str) -> PathBuf {
+        self.dir.path().join(name)
+    }
+
+    /// Its own path, for messages.
+    pub fn shown(&self) -> String {
+        self.dir.path().display().to_string()
+    }
+
+    pub fn write(&self, name: &str, text: &str) -> PathBuf {
+        let path = self.path(name);
+        fs::create_dir_all(path.parent().expect("a parent")).expect("a folder");
+        fs::write(&path, text).expect("written");
+        path
+    }
+
+    /// A plugin in Python, its name being that of its folder.
+    pub fn python(&self, name: &str, manifest: &str, source: &str) {
+        let head = format!("[plugin]\nname = \"{name}\"\nlanguage = \"python\"\nentry = \"plugin.py\"\n");
+        self.write(&format!("{name}/plugin.toml"), &(head + manifest));
+        self.write(&format!("{name}/plugin.py"), source);
+    }
+
+    /// A kernelspec that only this desk has.
+    pub fn kernelspec(&self, name: &str, argv: &[&str], language: &str) -> PathBuf {
+        let json = serde_json::json!({ "argv": argv, "display_name": name, "language": language });
+        self.write(&format!("jupyter/kernels/{name}/kernel.json"), &json.to_string())
+    }
+
+    pub fn command(&self, args: &[&str]) -> Command {
+        let mut command = Command::new(PROGRAM);
+        command.args(args).current_dir(self.dir.path()).envs(self.env.iter().cloned()).env(MARK, &self.mark);
+        command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped());
+        command
+    }
+
+    /// Run the program to its end.
+    pub fn run(&self, args: &[&str]) -> Ended {
+        Ended::of(self.command(args).spawn().expect("starts"))
+    }
+
+    /// Run the program with this on its stdin.
+    pub fn run_with(&self, args: &[&str], input: &str) -> Ended {
+        let file = self.write("stdin", input);
+        let mut command = self.command(args);
+        command.stdin(fs::File::open(file).expect("a file"));
+        Ended::of(command.spawn().expect("starts"))
+    }
+
+    /// Command lines of what the programs of this desk started and what still lives.
+    pub fn alive(&self) -> Vec<String> {
+        processes_with(&format!("{MARK}={}", self.mark))
+    }
+
+    /// Nothing is left, or will be within five seconds.
+    #[track_caller]
+    pub fn leaves_nothing(&self) {
+        until("everything has ended", Duration::from_secs(5), || self.alive().is_empty());
+    }
+}
+
+impl Ended {
+    pub fn of(child: Child) -> Self {
+        let output = child.wait_with_output().expect("ends");
+        let text = |bytes: Vec<u8>| String::from_utf8(bytes).expect("text");
+        Self { code: output.status.code(), out: text(output.stdout), err: text(output.stderr) }
+    }
+
+    /// It ended with this exit status.
+    #[track_caller]
+    pub fn with(self, code: i32) -> Self {
+        assert_eq!(self.code, Some(code), "stdout:\n{}\nstderr:\n{}", self.out, self.err);
+        self
+    }
+
+    /// Lines of stdout as JSON.
+    pub fn lines(&self) -> Vec<serde_json::Value> {
+        self.out.lines().map(|line| serde_json::from_str(line).expect("JSON")).collect()
+    }
+}
+
+/// Wait until something is so.
+#[track_caller]
+pub fn until(what: &str, deadline: Duration, is_so: impl Fn() -> bool) {
+    let began = Instant::now();
+    while !is_so() {
+        assert!(began.elapsed() < deadline, "after {deadline:?} not yet: {what}");
+        std::thread::sleep(Duration::from_millis(20));
+    }
+}
+
+/// Folders of kernels that carry the desk's mark.
+pub fn kernel_folders(mark_of: &Desk) -> Vec<PathBuf> {
+    let mark = format!("{MARK}={}", mark_of.mark);
+    let mut folders = Vec::new();
+    for entry in fs::read_dir("/proc").expect("procfs").flatten() {
+        let environment = fs::read(entry.path().join("environ")).unwrap_or_default();
+        let variables: Vec<_> = environment.split(|&byte| byte == 0).map(String::from_utf8_lossy).collect();
+        if variables.iter().any(|variable| *variable == mark) {
+            let folder = variables.iter().find_map(|variable| variable.strip_prefix("KERNELBRIDGE_DIR="));
+            folders.extend(folder.map(|folder| Path::new(folder).to_owned()));
+        }
+    }
+    folders
+}
