@@ -63,7 +63,7 @@ impl Patient {
         match &self.outcome {
             Outcome::Starts { examination, nothing_survives } => {
                 let no = |finding: &Finding| matches!(finding, Finding::No { .. });
-                !no(nothing_survives) && !(no(&examination.pipe) && no(&examination.jupyter))
+                !(no(nothing_survives) || no(&examination.pipe) && no(&examination.jupyter))
             }
             Outcome::DoesNotStart { .. } => false,
         }

@@ -143,7 +143,7 @@ impl Runner<'_> {
     fn reset(&mut self, case: &Case) -> anyhow::Result<()> {
         self.restore()?;
         for (key, value) in &case.state {
-            self.host.store().set(key, &*to_raw_value(value)?, WRITER)?;
+            self.host.store().set(key, &to_raw_value(value)?, WRITER)?;
         }
         Ok(())
     }
