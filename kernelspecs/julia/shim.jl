@@ -1,18 +1,15 @@
 # kernelbridge's shim for Julia: runs inside IJulia and serves a plugin's handlers (docs/protocol.md).
 # It leaves one name in the kernel's Main, the module `bridge`, which is bound in the author's own module too.
-# All reading and writing is done in tasks of its own: IJulia throws an interrupt into the task of the turn wherever that
+# All reading and writing is done in tasks of its own: IJulia throws an interrupt into the task of the turn wherever it
 # waits, and there it must not tear a message apart.
 module bridge
-
 import Base64, Dates, REPL
-
 const package = Base.PkgId(Base.UUID("7073ff75-c697-5162-941a-fcdaad2a7d2a"), "IJulia")
 const ijulia = get(Base.loaded_modules, package, nothing)
 const codes = Dict("Raised" => -32000, "Cancelled" => -32003, "NotFound" => -32601, "Invalid" => -32602)
 
 """
     bridge.Error
-
 A call of the host or of another plugin failed; `kind`, `message` and `data` are the protocol's.
 """
 struct Error <: Exception
@@ -61,7 +58,8 @@ function put(io, text::String, depth)
     GC.@preserve text unsafe_write(io, pointer(text, start), stop + 1 - start)
     write(io, '"')
 end
-put(io, items::Union{AbstractVector,Tuple,AbstractSet}, depth) = put_all(item -> put(io, item, depth + 1), io, items, "[]", depth)
+put(io, items::Union{AbstractVector,Tuple,AbstractSet}, depth) =
+    put_all(item -> put(io, item, depth + 1), io, items, "[]", depth)
 put(io, table::Union{AbstractDict,NamedTuple}, depth) = put_all(io, pairs(table), "{}", depth) do (key, item)
     put(io, string(key), depth)
     write(io, ':')
@@ -77,11 +75,7 @@ function put_all(put_one, io, items, brackets, depth)
     write(io, brackets[2])
 end
 encode(value) = String(take!((io = IOBuffer(); put(io, value, 0); io)))
-
-mutable struct Reader
-    text::String
-    at::Int
-end
+mutable struct Reader text::String; at::Int end
 decode(text) = parse_value(Reader(text, 1))
 function parse_value(r::Reader)  # the host writes no space outside strings
     byte = codeunit(r.text, r.at)
@@ -97,30 +91,21 @@ function parse_value(r::Reader)  # the host writes no space outside strings
     integer = tryparse(Int, number)
     integer === nothing ? parse(Float64, number) : integer
 end
-function parse_object(r::Reader)
-    table = Dict{String,Any}()
+function each(step, r::Reader, close)  # of the items up to a bracket
     r.at += 1
-    while codeunit(r.text, r.at) != UInt8('}')
-        key = parse_string(r)
-        r.at += 1
-        table[key] = parse_value(r)
+    while codeunit(r.text, r.at) != UInt8(close)
+        step()
         codeunit(r.text, r.at) == UInt8(',') && (r.at += 1)
     end
     r.at += 1
+end
+function parse_object(r::Reader, table = Dict{String,Any}())
+    each(() -> (key = parse_string(r); r.at += 1; table[key] = parse_value(r)), r, '}')
     base64 = length(table) == 1 ? get(table, "\$bytes", nothing) : nothing
     base64 isa String && ncodeunits(base64) % 4 == 0 || return table
     try Base64.base64decode(base64) catch; table end  # an author's own {"$bytes": ...} may hold anything
 end
-function parse_array(r::Reader)
-    items = Any[]
-    r.at += 1
-    while codeunit(r.text, r.at) != UInt8(']')
-        push!(items, parse_value(r))
-        codeunit(r.text, r.at) == UInt8(',') && (r.at += 1)
-    end
-    r.at += 1
-    items
-end
+parse_array(r::Reader, items = Any[]) = (each(() -> push!(items, parse_value(r)), r, ']'); items)
 function parse_string(r::Reader)
     text, start, out = r.text, r.at + 1, nothing
     unit(i) = parse(UInt32, SubString(text, i + 2, i + 5), base = 16)
@@ -154,41 +139,30 @@ end
 # ---- Messages
 function shielded(wait)  # an interrupt that comes while the shim itself waits is kept for the author's code
     while true
-        try
-            return wait()
-        catch error
+        try return wait() catch error
             error isa InterruptException || rethrow()
             now.interrupted = true
         end
     end
 end
-
 function send(message...)
     messages = lock(() -> [splice!(now.notes, eachindex(now.notes)); message...], notes_lock)
     body = length(messages) == 1 ? messages[1] : string('[', join(messages, ','), ']')
     if now.carrier == "jupyter"
         inbox = now.inbox
-        @async try
-            put!(inbox, ijulia.readprompt(body))
-        catch
-            close(inbox)
-        end
+        @async try put!(inbox, ijulia.readprompt(body)) catch; close(inbox) end
     elseif isopen(now.outbox)
         shielded(() -> put!(now.outbox, string(ncodeunits(body), '\n', body)))
         shielded(yield)  # to the task that writes, or a handler that computes would hold the message back
     end
     nothing
 end
-
 function take()
-    try
-        shielded(() -> take!(now.inbox))
-    catch error
+    try shielded(() -> take!(now.inbox)) catch error
         error isa InvalidStateException || rethrow()
         "{\"method\":\"end\"}"  # the host is gone
     end
 end
-
 function receive(asked)  # the host's next request, or its response to our request `asked`; nothing after the turn
     while !now.ended
         message = decode(take())
@@ -201,7 +175,6 @@ function receive(asked)  # the host's next request, or its response to our reque
         !now.ended && now.carrier == "jupyter" && send("[]")
     end
 end
-
 function request(method, params)  # and serve the host until it answers: whoever waits, serves
     if current_task() !== now.task
         throw(Error("Cancelled", "no turn is open here: calls belong inside a handler, in the handler's own task"))
@@ -212,14 +185,10 @@ function request(method, params)  # and serve the host until it answers: whoever
     while (message = receive(asked)) !== nothing && haskey(message, "method")
         serve(message)
     end
-    if now.interrupted
-        now.interrupted = false
-        throw(InterruptException())
-    end
+    now.interrupted && (now.interrupted = false; throw(InterruptException()))
     message === nothing && throw(Error("Cancelled", "the turn is over"))
     get(message, "error", nothing) === nothing ? get(message, "result", nothing) : throw(Error(message["error"]))
 end
-
 function notify(method, params)
     note = "{\"jsonrpc\":\"2.0\",\"method\":\"$method\",\"params\":$(encode(params))}"
     lock(() -> (length(now.notes) < 10000 && push!(now.notes, note)), notes_lock)
@@ -232,7 +201,6 @@ function notify(method, params)
     end
     nothing
 end
-
 @noinline function serve(message)
     method, params = message["method"], get(message, "params", nothing)
     response = try
@@ -244,11 +212,8 @@ end
     shielded(() -> (flush(stdout); flush(stderr)))
     now.ended || send("{\"jsonrpc\":\"2.0\",\"id\":$(message["id"]),$response}")
 end
-
 function outcome(value)  # the end of a response
-    try
-        "\"result\":" * encode(value)
-    catch error
+    try "\"result\":" * encode(value) catch error
         "\"error\":" * encode(Error("Invalid", sprint(showerror, error)).received)
     end
 end
@@ -256,7 +221,6 @@ function outcomes(result, count)  # of the events of a batch
     results = result isa AbstractVector && length(result) == count ? result : fill(nothing, count)
     "\"result\":{\"outcomes\":[" * join(("{$(outcome(item))}" for item in results), ',') * "]}"
 end
-
 own(frame) = String(frame.file) == @__FILE__
 function failure(error, frames)  # as an error of the protocol, the shim's own frames cut
     lines = String[]
@@ -265,9 +229,8 @@ function failure(error, frames)  # as an error of the protocol, the shim's own f
         error = error.error
     end
     last = something(findfirst(frame -> own(frame) && frame.func in (:serve, :load), frames), length(frames) + 1) - 1
-    while last > 0 && (own(frames[last]) || startswith(String(frames[last].file), "./"))  # `invokelatest`, `eval`
-        last -= 1
-    end
+    of_julia(frame) = startswith(String(frame.file), "./")  # `invokelatest`, `eval`
+    last = something(findlast(frame -> !own(frame) && !of_julia(frame), frames[1:last]), 0)
     frames = [clean(string(frame)) for frame in frames[1:last] if !own(frame)]
     error isa Error && isempty(frames) && isempty(lines) && return error.received  # the shim's own refusal
     name = error isa Error ? "bridge.Error" : string(nameof(typeof(error)))
@@ -284,11 +247,7 @@ function failure(error, frames)  # as an error of the protocol, the shim's own f
 end
 clean(text) = isvalid(text) ? text : map(c -> isvalid(c) ? c : '\ufffd', text)
 function string_of(error)  # by the author's own `showerror`, which may be newer than this turn, and wrong
-    try
-        clean(Base.invokelatest(sprint, showerror, error))
-    catch
-        string(nameof(typeof(error)))
-    end
+    try clean(Base.invokelatest(sprint, showerror, error)) catch; string(nameof(typeof(error))) end
 end
 
 # ---- The host's requests
@@ -297,7 +256,6 @@ function initialize(params)
     merge!(empty!(plugin), something(get(params, "plugin", nothing), Dict{String,Any}()))
     Dict("bridge" => "1", "language" => "julia", "interpreter" => "Julia $VERSION", "features" => ["bytes"])
 end
-
 function load(params)  # into a new module, and with it everything that an earlier load registered is gone
     empty!(tags), empty!(handlers), empty!(exports), empty!(farewells)
     name = "plugin_" * replace(get(plugin, "name", ""), r"\W" => "_")
@@ -307,8 +265,7 @@ function load(params)  # into a new module, and with it everything that an earli
     task_local_storage(:SOURCE_PATH, isempty(path) ? nothing : path) do  # for the author's `include`
         for (name, source) in ((cell["name"], cell["source"]) for cell in params["cells"])
             if endswith(name, "]")  # a notebook's cell has the scope rules of a prompt
-                tree = REPL.softscope(Meta.parseall(source, filename = name))
-                Core.eval(author, tree)
+                Core.eval(author, REPL.softscope(Meta.parseall(source, filename = name)))
             else
                 include_string(author, source, isempty(path) ? name : path)  # the path, for the author's `@__DIR__`
             end
@@ -316,7 +273,6 @@ function load(params)  # into a new module, and with it everything that an earli
     end
     Dict("handlers" => tags, "async" => false)
 end
-
 find(table, key, what = "handler") = get(() -> throw(Error("NotFound", "no $what `$key`")), table, key)
 # `invokelatest`, because handlers may be newer than the turn that runs them.
 handle(params) = Base.invokelatest(find(handlers, pop!(params, "handler")), params)
@@ -328,12 +284,9 @@ const methods = Dict{String,Function}(
 
 # ---- What the author sees
 const config, plugin = Dict{String,Any}(), Dict{String,Any}()
-
-function register(f, name; tags...)
-    id = length(tags) + 1
-    handlers[id] = f
-    push!(tags, (; id = id, name = name, tags...))
-    f
+function register(f, name; more...)
+    push!(tags, (; id = length(tags) + 1, name = name, more...))
+    handlers[length(tags)] = f
 end
 title(f, topic) = startswith(string(nameof(f)), '#') ? topic : string(nameof(f))  # a `do` block has no name
 function docstring(f)
@@ -357,13 +310,13 @@ on_shutdown(f) = (push!(farewells, f); f)
 call(name::Name, args...) = request("call", (; name = name, args = args))
 emit(topic::Name, data = nothing; key = nothing) = emit(topic, data, key)
 emit(topic::Name, data, key) = request("emit", (; topic = topic, data = data, key = key))
-progress(done, total = nothing, message = nothing) = notify("progress", (; done = done, total = total, message = message))
+progress(done, total = nothing, message = nothing) =
+    notify("progress", (; done = done, total = total, message = message))
 record(level) = function (message, fields = NamedTuple(); more...)
     both = Dict{String,Any}(string(key) => value for part in (fields, more) for (key, value) in pairs(part))
     notify("log", (; level = level, message = string(message), fields = both))
 end
 const log = (debug = record("debug"), info = record("info"), warn = record("warn"), error = record("error"))
-
 function update(f, key::Name, default = nothing)
     while true  # until nobody else was quicker
         stored = call("state.read", key)
@@ -384,7 +337,6 @@ if ijulia !== nothing
     Base.prompt(::ijulia.IJuliaStdio, ::ijulia.IJuliaStdio, message::AbstractString; default::AbstractString = "") =
         (answer = chomp(ask(message * ": ")); isempty(answer) ? default : answer)
 end
-
 function _turn(carrier)
     up = down = writer = nothing
     now.task, now.carrier, now.ended, now.quiet = current_task(), carrier, false, 0.0
@@ -394,11 +346,7 @@ function _turn(carrier)
             folder = ENV["KERNELBRIDGE_DIR"]
             up = open(Base.Filesystem.open("$folder/to-host", Base.Filesystem.JL_O_WRONLY).handle)
             down = open(Base.Filesystem.open("$folder/to-plugin", Base.Filesystem.JL_O_RDONLY).handle)
-            writer = @async try
-                foreach(frame -> write(up, frame), outbox)
-            catch
-                close(outbox), close(inbox)
-            end
+            writer = @async try foreach(frame -> write(up, frame), outbox) catch; close(outbox), close(inbox) end
             @async try
                 while !eof(down)
                     put!(inbox, String(read(down, parse(Int, readline(down)))))
@@ -408,7 +356,9 @@ function _turn(carrier)
                 close(inbox)
             end
         end
-        notify("ready", nothing)
+        # Before what the author's tasks logged since the last turn; not by `notify`, which waits for a `continue`.
+        lock(() -> pushfirst!(now.notes, "{\"jsonrpc\":\"2.0\",\"method\":\"ready\"}"), notes_lock)
+        send()
         while (message = receive(0)) !== nothing
             now.interrupted = false
             serve(message)
