@@ -6,7 +6,7 @@ use anyhow::{Context, bail};
 use serde_json::value::{RawValue, to_raw_value};
 
 use crate::{
-    cli::{Ending, args::CallArgs, plugins, run::Printer},
+    cli::{Ending, args::CallArgs, plugins, printer::Printer},
     host::Host,
     manifest::Manifest,
     suggest::did_you_mean,

@@ -21,7 +21,8 @@ use crate::{
     cli::{
         Ending,
         args::DemoArgs,
-        run::{Images, Interrupts, Printer, progress},
+        printer::{Images, Printer},
+        run::{Interrupts, progress},
     },
     discover::{Environment, Languages, NoKernelspec, discover},
     host::{Event, Host, HostBuilder},

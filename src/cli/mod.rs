@@ -11,6 +11,7 @@ mod install;
 pub mod languages;
 mod new;
 mod plugins;
+mod printer;
 mod run;
 mod setup;
 mod show;

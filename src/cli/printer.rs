@@ -1,0 +1,219 @@
+//! Shows a host's news: data to the output, what plugins print to stderr, images to files.
+
+use std::{
+    collections::HashMap,
+    io::Write,
+    path::{Path, PathBuf},
+    sync::Arc,
+};
+
+use anyhow::Context;
+use base64::{Engine, prelude::BASE64_STANDARD};
+use futures_util::FutureExt;
+use indicatif::{ProgressBar, ProgressDrawTarget};
+use serde::Serialize;
+use serde_json::value::RawValue;
+
+use crate::{
+    client::Output,
+    host::{Event, News, Subscription},
+    plugin::PluginNews,
+    rpc::RpcError,
+};
+
+/// Saves images.
+pub struct Images {
+    dir: PathBuf,
+    counts: HashMap<Arc<str>, u32>,
+    /// What was saved.
+    pub saved: Vec<PathBuf>,
+}
+
+impl Images {
+    /// Into this folder, which is made if it is not there.
+    pub fn new(dir: &Path) -> anyhow::Result<Self> {
+        std::fs::create_dir_all(dir).with_context(|| format!("cannot make {}", dir.display()))?;
+        Ok(Self { dir: dir.to_owned(), counts: HashMap::new(), saved: Vec::new() })
+    }
+
+    fn save(&mut self, plugin: &Arc<str>, data: &serde_json::Map<String, serde_json::Value>) -> anyhow::Result<bool> {
+        let kinds = [("image/png", "png"), ("image/jpeg", "jpg"), ("image/svg+xml", "svg")];
+        for (mime, extension) in kinds {
+            let Some(text) = data.get(mime).and_then(|value| value.as_str()) else { continue };
+            let bytes = if extension == "svg" {
+                text.as_bytes().to_vec()
+            } else {
+                // Kernels break the lines of base64.
+                let packed: String = text.split_ascii_whitespace().collect();
+                BASE64_STANDARD.decode(packed).with_context(|| format!("plugin `{plugin}` showed a broken {mime}"))?
+            };
+            let count = self.counts.entry(plugin.clone()).or_default();
+            *count += 1;
+            let path = self.dir.join(format!("{plugin}-{count}.{extension}"));
+            std::fs::write(&path, bytes).with_context(|| format!("cannot write {}", path.display()))?;
+            self.saved.push(path);
+            return Ok(true);
+        }
+        Ok(false)
+    }
+}
+
+/// Shows news as it comes: data to the output, what plugins print to stderr, images to files.
+pub struct Printer {
+    news: Subscription,
+    images: Option<Images>,
+    /// Where results and events go.
+    pub out: Option<Box<dyn Write + Send>>,
+    /// Lines are shown above it.
+    pub bar: ProgressBar,
+    /// The last unfinished line that each plugin printed.
+    unfinished: HashMap<Arc<str>, String>,
+}
+
+/// What was printed.
+#[derive(Default)]
+pub struct Printed {
+    /// The output, to go on with.
+    pub out: Option<Box<dyn Write + Send>>,
+    /// Images that were saved.
+    pub images: Vec<PathBuf>,
+}
+
+/// A line of the output.
+#[derive(Serialize)]
+#[serde(tag = "type", rename_all = "lowercase")]
+enum Line<'a> {
+    Event {
+        from: &'a str,
+        #[serde(flatten)]
+        event: &'a Event,
+    },
+    Result {
+        plugin: &'a str,
+        topic: &'a str,
+        id: &'a str,
+        result: &'a RawValue,
+    },
+    Failure {
+        plugin: &'a str,
+        topic: &'a str,
+        id: &'a str,
+        attempts: u32,
+        error: serde_json::Value,
+    },
+}
+
+impl Printer {
+    /// Show this news.
+    pub fn new(news: Subscription, images: Option<Images>) -> Self {
+        let bar = ProgressBar::with_draw_target(None, ProgressDrawTarget::hidden());
+        Self { news, images, out: None, bar, unfinished: HashMap::new() }
+    }
+
+    /// Until the host is shut down.
+    pub async fn run(mut self) -> anyhow::Result<Printed> {
+        while let Some(news) = self.next().await? {
+            match news {
+                News::Plugin { plugin, news } => self.plugin(&plugin, news)?,
+                News::Emitted { plugin, event } if !plugin.is_empty() => {
+                    self.write(&Line::Event { from: &plugin, event: &event })?;
+                }
+                News::Handled { plugin, event, result, .. } if result.get() != "null" => {
+                    self.write(&Line::Result { plugin: &plugin, topic: &event.topic, id: &event.id, result: &result })?;
+                }
+                News::Failed { plugin, event, error, attempts } => {
+                    self.failure(&event, &error);
+                    let (topic, id, error) = (&*event.topic, &*event.id, error.to_json());
+                    self.write(&Line::Failure { plugin: &plugin, topic, id, attempts, error })?;
+                }
+                News::Missed(count) => self.say(&format!("warning: {count} messages of plugins were not shown")),
+                _ => {}
+            }
+        }
+        for (plugin, text) in std::mem::take(&mut self.unfinished) {
+            self.say(&format!("[{plugin}] {text}"));
+        }
+        if let Some(out) = &mut self.out {
+            out.flush().context("cannot write the output")?;
+        }
+        Ok(Printed { out: self.out, images: self.images.map(|images| images.saved).unwrap_or_default() })
+    }
+
+    /// The next news. What was written is there for its reader before anything is waited for.
+    async fn next(&mut self) -> anyhow::Result<Option<News>> {
+        if let Some(news) = self.news.next().now_or_never() {
+            return Ok(news);
+        }
+        if let Some(out) = &mut self.out {
+            out.flush().context("cannot write the output")?;
+        }
+        Ok(self.news.next().await)
+    }
+
+    fn write(&mut self, line: &Line<'_>) -> anyhow::Result<()> {
+        let Some(out) = &mut self.out else { return Ok(()) };
+        serde_json::to_writer(&mut *out, line).context("cannot write the output")?;
+        out.write_all(b"\n").context("cannot write the output")
+    }
+
+    fn failure(&self, event: &Event, error: &RpcError) {
+        self.say(&format!("event {} ({}) failed: {}", event.id, event.topic, error.report()));
+    }
+
+    fn plugin(&mut self, plugin: &Arc<str>, news: PluginNews) -> anyhow::Result<()> {
+        match news {
+            PluginNews::Output(Output::Stream { text, .. }) => {
+                let mut text = self.unfinished.remove(plugin).unwrap_or_default() + &text;
+                let rest = text.split_off(text.rfind('\n').map_or(0, |end| end + 1));
+                for line in text.lines() {
+                    self.say(&format!("[{plugin}] {line}"));
+                }
+                if !rest.is_empty() {
+                    self.unfinished.insert(plugin.clone(), rest);
+                }
+            }
+            PluginNews::Output(Output::Display { data, .. }) => {
+                let saved = match &mut self.images {
+                    Some(images) => images.save(plugin, &data)?,
+                    None => false,
+                };
+                match data.get("text/plain").and_then(|text| text.as_str()) {
+                    Some(text) if !saved => self.say(&format!("[{plugin}] {text}")),
+                    None if !saved => self.say(&format!("[{plugin}] showed an image; --outputs DIR saves such")),
+                    _ => {}
+                }
+            }
+            PluginNews::Output(Output::Error { ename, evalue, .. }) => {
+                self.say(&format!("[{plugin}] {ename}: {evalue}"))
+            }
+            PluginNews::Log { level, message, fields } => {
+                let fields = if fields.as_object().is_some_and(|fields| !fields.is_empty()) {
+                    format!(" {fields}")
+                } else {
+                    String::new()
+                };
+                self.say(&format!("[{plugin}] {}: {message}{fields}", format!("{level:?}").to_lowercase()));
+            }
+            PluginNews::Progress { done, total, message } => {
+                let total = total.map(|total| format!(" of {total}")).unwrap_or_default();
+                self.say(&format!("[{plugin}] {done}{total} {message}"));
+            }
+            PluginNews::Gone { reason } => self.say(&format!("plugin `{plugin}`: {reason}")),
+            PluginNews::Odd { reason } => self.say(&format!("warning: plugin `{plugin}`: {reason}")),
+        }
+        Ok(())
+    }
+
+    fn say(&self, text: &str) {
+        say(&self.bar, text);
+    }
+}
+
+/// A line on stderr, above the bar if one is shown; a hidden bar would swallow it.
+pub fn say(bar: &ProgressBar, text: &str) {
+    if bar.is_hidden() {
+        eprintln!("{text}");
+    } else {
+        bar.println(text);
+    }
+}
