@@ -1,5 +1,6 @@
 //! All integration tests, in one binary: real kernels, real sockets, real files.
 //!
+//! - `bare`: shims whose kernel no registry carries, in the bare interpreter
 //! - `client`: one kernel: ask, interrupt, restart, shut down, and what is no kernel
 //! - `cli`: the program, as a user has it
 //! - `conformance`: every language folder, the same cases, over every carrier
@@ -10,6 +11,7 @@
 //! - `host`: many plugins: state, crossing calls, full queues, deadlines, lossless streams
 //! - `wire`: our messages against jupyter_client's and jupyter-protocol's, schemas, mutations
 
+mod bare;
 mod cli;
 mod client;
 mod conformance;
