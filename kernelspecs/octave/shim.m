@@ -72,7 +72,7 @@ function message = __bridge_hear__ ()
   do
     text = __bridge__.heard; __bridge__.heard = "";
     if (! isempty (__bridge__.down))
-      if (__bridge__.torn) text = __bridge_line__ (); __bridge__.torn = false; else text = fgetl (__bridge__.down); endif
+      if (__bridge__.torn) text = __bridge_line__ (); else text = fgetl (__bridge__.down); endif
       bytes = str2double (text);
       if (! isnan (bytes)) text = fread (__bridge__.down, [1, bytes], "uint8=>char"); endif
       if (isempty (text) || ! ischar (text)) __bridge__.ended = true; error ("the host has closed the pipe"); endif
@@ -80,8 +80,10 @@ function message = __bridge_hear__ ()
     elseif (isempty (text))
       text = builtin ("input", "\n[]__stdin_prompt>", "s");
     endif
-    message = []; try, message = __bridge_decode__ (text); end_try_catch  # else it is what an interrupt left of a line
+    if (! __bridge__.torn) message = __bridge_decode__ (text); endif
+    if (__bridge__.torn) eval ("message = __bridge_decode__ (text);", "message = [];"); endif  # it may be a part of one
   until (isstruct (message))
+  __bridge__.torn = false;
 endfunction
 # The rest of a line, of which an interrupt may have taken something. fgetl is faster, but waits for what comes after it.
 function text = __bridge_line__ ()
@@ -116,12 +118,12 @@ function __bridge_serve__ (message)
   if (! isfield (message, "method")) return; endif
   if (strcmp (message.method, "end")) __bridge__.ended = true; endif
   if (! isfield (message, "id") || message.id <= __bridge__.served) return; endif
-  __bridge__.served = message.id;
+  __bridge__.served = message.id; ++__bridge__.depth;
   answer = "\"error\":{\"code\":-32003,\"message\":\"interrupted\",\"data\":{\"kind\":\"Cancelled\"}}";
   unwind_protect
     answer = __bridge_answer__ (message);
   unwind_protect_cleanup
-    fflush (stdout); fflush (stderr);
+    --__bridge__.depth; fflush (stdout); fflush (stderr);
     if (! __bridge__.ended) __bridge_say__ (sprintf ("\"id\":%d,", message.id), answer); endif
   end_unwind_protect
 endfunction
@@ -163,8 +165,8 @@ function problem = __bridge_raised__ (err)
   endfor
   problem = __bridge_problem__ ("Raised", -32000, [name ": " err.message]);
   problem.data = struct ("kind", "Raised", "ename", name, "evalue", err.message, "traceback", {trace});
-  remote = strncmp (name, "bridge:", 7) && strcmp (err.message, __bridge__.failure.message);
-  if (remote) problem.data.cause = __bridge__.failure; endif
+  own = strcmp (err.message, __bridge__.failure.message) && strncmp (name, "bridge:", 7);
+  if (own) problem.data.cause = __bridge__.failure; endif
 endfunction
 function text = __bridge_answer__ (message)
   done = false;
@@ -180,6 +182,7 @@ endfunction
 # ---- The messages of the host
 function value = __bridge_perform__ (message)
   global __bridge__; if (isfield (message, "params")) params = message.params; endif
+  if (__bridge__.depth > 100) error ("more than 100 nested calls"); endif
   if (any (strcmp (message.method, {"event", "events", "filter"})))
     if (params.handler > numel (__bridge__.functions)) error ("kernelbridge:NotFound", "no handler %d", params.handler); endif
     fn = __bridge__.functions{params.handler};
@@ -206,8 +209,8 @@ function value = __bridge_perform__ (message)
       error ("kernelbridge:NotFound", "no method `%s`", message.method);
   endswitch
 endfunction
-function o = __bridge_outcome__ (value)  # of one event of a batch
-  if (isa (value, "MException")) o.error = __bridge_raised__ (value); else o.result = value; endif
+function o = __bridge_outcome__ (value)  # of one event of a batch; what `catch err` gives is a plain struct
+  if (all (isfield (value, {"message", "identifier", "stack"}))) o.error = __bridge_raised__ (value); else o.result = value; endif
 endfunction
 function value = __bridge_load__ (params)
   global __bridge__
@@ -251,8 +254,7 @@ function bridge_on_shutdown (fn), global __bridge__; __bridge__.shutdowns{end+1}
 function config = bridge_config (), global __bridge__; config = __bridge__.config; endfunction
 function value = bridge_call (name, varargin), value = __bridge_request__ ("call", struct ("name", name, "args", {varargin})); end
 function bridge_emit (topic, data = [], key = [])
-  __bridge_request__ ("emit", struct ("topic", topic, "data", {data}, "key", key));
-endfunction
+  __bridge_request__ ("emit", struct ("topic", topic, "data", {data}, "key", key)); endfunction
 function value = __bridge_or__ (value, default), if (isnumeric (value) && isempty (value)) value = default; endif, endfunction
 function value = bridge_state_get (key, default = []), value = __bridge_or__ (bridge_call ("state.get", key), default); endfunction
 function version = bridge_state_set (key, value), version = bridge_call ("state.set", key, value); endfunction
@@ -265,11 +267,9 @@ function value = bridge_state_update (key, fn, default = [])
   until (bridge_call ("state.swap", key, old.version, value).swapped)
 endfunction
 function bridge_log (level, message, fields = [])
-  __bridge_notify__ ("log", struct ("level", level, "message", message, "fields", {fields}));
-endfunction
+  __bridge_notify__ ("log", struct ("level", level, "message", message, "fields", {fields})); endfunction
 function bridge_progress (done, total = [], message = [])
-  __bridge_notify__ ("progress", struct ("done", done, "total", total, "message", message));
-endfunction
+  __bridge_notify__ ("progress", struct ("done", done, "total", total, "message", message)); endfunction
 # The last error of a bridge_call, for a catch block: Octave's own error has only room for the kind ("bridge:Denied").
 function problem = bridge_failure (), global __bridge__; problem = __bridge__.failure; endfunction
 
@@ -287,14 +287,14 @@ function value = __bridge_input__ (prompt = "", varargin)
   if (! __bridge__.ended) value = bridge_call ("host.input", prompt); endif
   if (isempty (varargin)) value = evalin ("base", value); endif
 endfunction
-
 global __bridge__
-__bridge__ = struct ("up", [], "down", [], "heard", "", "torn", false, "ended", true, "sent", 0, "served", 0);
-__bridge__.failure = struct ("message", "");
+__bridge__ = struct ("up", [], "down", [], "heard", "", "torn", false, "ended", true, "sent", 0, "served", 0, "depth", 0);
+__bridge__.failure.message = "";
 __bridge__.folder = fullfile (getenv ("KERNELBRIDGE_DIR"), "octave");
 mkdir (fullfile (__bridge__.folder, "@input"));
 __bridge_write__ (fullfile (__bridge__.folder, "@input", "input.m"),
                   "function x = input (varargin), x = __bridge_input__ (varargin{:}); end\n");
 addpath (__bridge__.folder);
-max_recursion_depth (5000);  # the default of 256 ends at 30 nested calls
-system ("stty -icanon");     # else the terminal cuts what the kernel answers to input() at 4095 bytes
+max_recursion_depth (1000);    # frames of any function, not 256: a nested call takes 8
+warning ("off", "backtrace");  # it would show the shim's frames under every warning
+system ("stty -icanon");       # else the terminal cuts what the kernel answers to input() at 4095 bytes
