@@ -151,7 +151,7 @@ pub enum Interrupt {
 pub struct Limits {
     /// Largest value in bytes over the `pipe` carrier.
     pub pipe_value_bytes: Option<u64>,
-    /// Largest value in bytes over the `jupyter` carrier (Octave's terminal cuts lines at 4,095).
+    /// Largest value in bytes over the `jupyter` carrier (Octave's terminal takes minutes for 10 MB).
     pub jupyter_value_bytes: Option<u64>,
     /// Deepest nesting of calls.
     pub depth: Option<u32>,

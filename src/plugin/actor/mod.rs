@@ -297,7 +297,7 @@ impl Actor {
         self.send(message);
     }
 
-    /// Some interpreters lose what is too long: Octave's terminal cuts input at 4,095 bytes.
+    /// Some interpreters cannot take what is too long: Octave's terminal needs minutes for 10 MB.
     fn too_large(&self, size_bytes: usize) -> Option<RpcError> {
         let limits = &self.language.limits;
         let (limit, hint) = match self.carrier {
