@@ -223,6 +223,13 @@ impl Language {
         Ok(language)
     }
 
+    /// Can `kernelbridge install` bring a kernel, or only say what a person does by hand?
+    pub fn is_installable(&self) -> bool {
+        let brings =
+            |install: &Install| !(install.pypi.is_empty() && install.npm.is_empty() && install.debian.is_empty());
+        self.install.as_ref().is_some_and(brings)
+    }
+
     /// Does `word` name this language (its name or an alias, without case)?
     pub fn is_called(&self, word: &str) -> bool {
         let word = word.to_lowercase();

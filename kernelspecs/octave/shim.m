@@ -35,19 +35,29 @@ function value = __bridge_unmark__ (value)
   elseif (strcmp (value, "\001[")) value = {};
   endif
 endfunction
-# jsonencode refuses single and 64-bit integers, and gets null and complex wrong; an empty struct array crashes Octave.
-function text = __bridge_encode__ (value), text = jsonencode (__bridge_plain__ (value)); endfunction
+# jsonencode refuses single and 64-bit integers, gets null and complex wrong, writes what is smaller than eps as 0, and
+# crashes Octave at an empty struct array. So small numbers go through it as marked strings.
+function text = __bridge_encode__ (value)
+  text = jsonencode (__bridge_plain__ (value));
+  if (! isempty (strfind (text, "\"\\u0001~"))) text = regexprep (text, "\"\\\\u0001~([^\"]*)\"", "$1"); endif
+endfunction
 function value = __bridge_plain__ (value)
   if (isnumeric (value) && isreal (value))
     if (any (size (value))) value = double (value); else value = NaN; endif
+    if (! any (value(:) > 0 & value(:) < eps)) return; endif
+    if (isscalar (value)) value = sprintf ("\001~%.15g", value); return; endif
+    if (isvector (value)) value = value(:); endif
+    rows = cellfun (@(row) shiftdim (row, 1), num2cell (value, 2:ndims (value)), "UniformOutput", false);
+    value = cellfun (@__bridge_plain__, rows, "UniformOutput", false);
   elseif (iscell (value))
-    fine = cellfun ("isclass", value, "double") & ! cellfun ("isempty", value) & cellfun ("isreal", value);
-    other = ! (fine | cellfun ("isclass", value, "char"));
-    value(other) = cellfun (@__bridge_plain__, value(other), "UniformOutput", false);
+    plain = cellfun ("isclass", value, "char");
+    numbers = cellfun ("isclass", value, "double") & cellfun ("isreal", value) & cellfun ("prodofsize", value) == 1;
+    plain(numbers) = ! ([value{numbers}] > 0 & [value{numbers}] < eps);
+    value(! plain) = cellfun (@__bridge_plain__, value(! plain), "UniformOutput", false);
   elseif (isstruct (value) && isscalar (value))
     for [member, name] = value
-      fine = ischar (member) || (isa (member, "double") && isreal (member) && ! isempty (member));
-      if (! fine) value.(name) = __bridge_plain__ (member); endif
+      plain = isa (member, "double") && isreal (member) && isscalar (member) && ! (member > 0 && member < eps);
+      if (! plain && ! ischar (member)) value.(name) = __bridge_plain__ (member); endif
     endfor
   elseif (isstruct (value))
     value = arrayfun (@__bridge_plain__, value, "UniformOutput", false);
@@ -56,16 +66,13 @@ function value = __bridge_plain__ (value)
   endif
 endfunction
 
-# ---- Carriers
+# ---- Carriers (the prompts end in octave_kernel's own mark)
 function __bridge_say__ (varargin)
   global __bridge__
   text = ["{\"jsonrpc\":\"2.0\"," varargin{:} "}"];
   if (any (text > 127)) text = __u8_validate__ (text); endif
-  if (isempty (__bridge__.up))
-    __bridge__.heard = builtin ("input", ["\n" text "__stdin_prompt>"], "s");  # the suffix is octave_kernel's
-  else
-    fprintf (__bridge__.up, "%d\n%s\n", numel (text) + 1, text); fflush (__bridge__.up);
-  endif
+  if (isempty (__bridge__.up)) __bridge__.heard = builtin ("input", ["\n" text "__stdin_prompt>"], "s"); return; endif
+  fprintf (__bridge__.up, "%d\n%s\n", numel (text) + 1, text); fflush (__bridge__.up);
 endfunction
 function message = __bridge_hear__ ()
   global __bridge__
@@ -100,8 +107,7 @@ function __bridge_notify__ (method, params)
 endfunction
 function result = __bridge_request__ (method, params)
   global __bridge__
-  params = __bridge_encode__ (params);
-  id = ++__bridge__.sent;
+  params = __bridge_encode__ (params); id = ++__bridge__.sent;
   if (! __bridge__.ended) __bridge_say__ (sprintf ("\"id\":%d,\"method\":\"%s\",\"params\":", id, method), params); endif
   message.id = 0;
   while (! __bridge__.ended && (isfield (message, "method") || message.id != id))
@@ -144,17 +150,14 @@ function __bridge_turn__ (carrier)
     __bridge__.down = fopen (fullfile (getenv ("KERNELBRIDGE_DIR"), "to-plugin"), "r");
     fcntl (__bridge__.up, F_SETFD, 1); fcntl (__bridge__.down, F_SETFD, 1);  # FD_CLOEXEC
   endif
-  __bridge__.ended = __bridge__.torn = false;
-  __bridge_say__ ("\"method\":\"ready\""); __bridge_loop__ ();
+  __bridge__.ended = __bridge__.torn = false; __bridge_say__ ("\"method\":\"ready\""); __bridge_loop__ ();
 endfunction
 
-# ---- Running author code
-# An expression statement sets `ans` if there is a value: no other way calls functions that return one and such that don't.
+# ---- Running author code. Only a statement's `ans` suits both functions that return a value and functions that don't.
 function value = __bridge_invoke__ (fn, args), ans = []; feval (fn, args{:}); value = ans; endfunction
 function p = __bridge_problem__ (kind, code, text), p = struct ("code", code, "message", text, "data", struct ("kind", kind)); end
 function problem = __bridge_raised__ (err)
-  global __bridge__
-  problem = __bridge_problem__ ("NotFound", -32601, err.message);
+  global __bridge__; problem = __bridge_problem__ ("NotFound", -32601, err.message);
   if (strcmp (err.identifier, "kernelbridge:NotFound")) return; endif
   name = err.identifier; if (isempty (name)) name = "error"; endif
   trace = {}; if (strcmp (name, "Octave:parse-error")) trace = ostrsplit (err.message, "\n", true); endif
@@ -181,12 +184,10 @@ endfunction
 
 # ---- The messages of the host
 function value = __bridge_perform__ (message)
-  global __bridge__; if (isfield (message, "params")) params = message.params; endif
+  global __bridge__; params = struct (); if (isfield (message, "params")) params = message.params; endif
   if (__bridge__.depth > 100) error ("more than 100 nested calls"); endif
-  if (any (strcmp (message.method, {"event", "events", "filter"})))
-    if (params.handler > numel (__bridge__.functions)) error ("kernelbridge:NotFound", "no handler %d", params.handler); endif
-    fn = __bridge__.functions{params.handler};
-  endif
+  known = ! isfield (params, "handler") || params.handler <= numel (__bridge__.functions);
+  if (! known) error ("kernelbridge:NotFound", "no handler %d", params.handler); endif
   switch (message.method)
     case "initialize"
       __bridge__.config = params.config;
@@ -194,9 +195,9 @@ function value = __bridge_perform__ (message)
     case "load"
       value = __bridge_load__ (params);
     case {"event", "filter"}
-      value = __bridge_invoke__ (fn, {rmfield(params, "handler")});
+      value = __bridge_invoke__ (__bridge__.functions{params.handler}, {rmfield(params, "handler")});
     case "events"
-      values = __bridge_invoke__ (fn, {params.events});
+      values = __bridge_invoke__ (__bridge__.functions{params.handler}, {params.events});
       if (isnumeric (values) || islogical (values)) values = num2cell (values); endif
       if (! iscell (values) || numel (values) != numel (params.events)) values = cell (1, numel (params.events)); endif
       value.outcomes = cellfun (@__bridge_outcome__, values, "UniformOutput", false);
@@ -213,8 +214,7 @@ function o = __bridge_outcome__ (value)  # of one event of a batch; what `catch 
   if (all (isfield (value, {"message", "identifier", "stack"}))) o.error = __bridge_raised__ (value); else o.result = value; endif
 endfunction
 function value = __bridge_load__ (params)
-  global __bridge__
-  __bridge__.handlers = __bridge__.functions = __bridge__.shutdowns = {}; __bridge__.exports = struct ();
+  global __bridge__; __bridge__.handlers = __bridge__.functions = __bridge__.shutdowns = {}; __bridge__.exports = struct ();
   if (ischar (params.path)) addpath (fileparts (params.path)); endif  # for functions with a file of their own
   for cell = params.cells'
     file = fullfile (__bridge__.folder, ["~" cell{1}.name]);  # source() looks for a function of that name first

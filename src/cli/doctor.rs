@@ -232,7 +232,7 @@ fn hint(found: &Found, folder: Option<&LanguageFolder>, error: Option<&ClientErr
     let file = found.dir.join("kernel.json");
     let program = found.kernelspec.argv.first().cloned().unwrap_or_default();
     let install = folder
-        .filter(|folder| folder.language.install.is_some())
+        .filter(|folder| folder.language.is_installable())
         .map(|folder| format!("`kernelbridge install {}` brings a kernel of its own", folder.language.name));
     let instead = install.as_ref().map(|install| format!("; or {install}")).unwrap_or_default();
     match error {

@@ -8,6 +8,7 @@ use std::{
 };
 
 use comfy_table::{ContentArrangement, Table, presets};
+use directories::BaseDirs;
 use serde::Serialize;
 
 use crate::{
@@ -163,9 +164,15 @@ fn without_kernelspec(folder: &LanguageFolder) -> LanguageRow {
     let language = &folder.language;
     LanguageRow {
         language: language.name.clone(),
-        support: if language.install.is_some() { Support::Installable } else { Support::Unavailable },
+        support: if language.is_installable() { Support::Installable } else { Support::Unavailable },
         carriers: Vec::new(),
-        note: Some(install_hint(language)),
+        // What to do by hand takes sentences; `install` says them.
+        note: Some(match &language.install {
+            Some(_) if !language.is_installable() => {
+                format!("`kernelbridge install {}` says what to do", language.name)
+            }
+            _ => install_hint(language),
+        }),
         preferred: false,
         language_folder: Some(folder.origin.to_string()),
         kernelspec: None,
@@ -219,7 +226,7 @@ pub fn print(report: &LanguagesReport, json: bool, out: &mut dyn Write, err: &mu
 
 fn table(rows: &[LanguageRow]) -> Table {
     let mut table = Table::new();
-    table.load_style(presets::NOTHING).set_content_arrangement(ContentArrangement::Dynamic);
+    table.load_style(presets::NOTHING).set_content_arrangement(ContentArrangement::Disabled);
     let has_shadows =
         rows.iter().filter_map(|row| row.kernelspec.as_ref()).any(|kernelspec| !kernelspec.shadows.is_empty());
     let mut header =
@@ -238,7 +245,7 @@ fn table(rows: &[LanguageRow]) -> Table {
             of(|kernelspec| &kernelspec.display_name),
             support.unwrap_or_default(),
             if row.carriers.is_empty() { "-".to_owned() } else { row.carriers.join(", ") },
-            of(|kernelspec| &kernelspec.resource_dir),
+            kernelspec.map_or_else(|| "-".to_owned(), found_in),
             of(|kernelspec| &kernelspec.why),
             row.note.clone().unwrap_or_default(),
         ];
@@ -247,10 +254,19 @@ fn table(rows: &[LanguageRow]) -> Table {
         }
         table.add_row(cells);
     }
-    table.column_iter_mut().for_each(|column| {
+    for column in table.column_iter_mut() {
         column.set_padding((0, 2));
-    });
+    }
     table
+}
+
+/// The folder that a kernelspec's own folder is in, as people write it; the whole path where the two names differ.
+fn found_in(kernelspec: &KernelspecRow) -> String {
+    let dir = Path::new(&kernelspec.resource_dir);
+    let is_named = dir.file_name().is_some_and(|name| name.eq_ignore_ascii_case(&kernelspec.name));
+    let dir = dir.parent().filter(|_| is_named).unwrap_or(dir);
+    let home = BaseDirs::new().and_then(|dirs| Some(Path::new("~").join(dir.strip_prefix(dirs.home_dir()).ok()?)));
+    text(home.as_deref().unwrap_or(dir))
 }
 
 #[cfg(test)]
@@ -353,7 +369,7 @@ mod tests {
         assert_eq!(header.join(" "), columns);
         let two: Vec<_> = out.lines().nth(1).expect("a row").split_whitespace().collect();
         let expected = format!(
-            "tpy two A kernel full pipe, jupyter {root}/data/jupyter/kernels/two user, XDG_DATA_HOME \
+            "tpy two A kernel full pipe, jupyter {root}/data/jupyter/kernels user, XDG_DATA_HOME \
              {root}/home/.ipython/kernels/two",
             root = root.display()
         );

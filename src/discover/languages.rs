@@ -184,7 +184,7 @@ impl Languages {
             word: word.to_owned(),
             nearest: nearest(&word.to_lowercase(), spellings.map(String::as_str)).map(str::to_owned),
             known: names().map(|language| language.name.clone()).collect(),
-            installable: names().filter(|known| known.install.is_some()).map(|known| known.name.clone()).collect(),
+            installable: names().filter(|known| known.is_installable()).map(|known| known.name.clone()).collect(),
             searched: self.searched.clone(),
         })
     }

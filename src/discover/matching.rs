@@ -156,8 +156,10 @@ fn broken(discovery: &Discovery, language: &Language) -> Vec<String> {
 
 /// What to do about a language without a kernel.
 pub(crate) fn install_hint(language: &Language) -> String {
-    match language.install {
-        Some(_) => format!("run `kernelbridge install {}`", language.name),
+    let by_hand = language.install.as_ref().and_then(|install| install.hint.clone());
+    match by_hand {
+        _ if language.is_installable() => format!("run `kernelbridge install {}`", language.name),
+        Some(hint) => hint,
         None => format!("install a Jupyter kernel for {}; there is no recipe for it", language.display_name),
     }
 }

@@ -20,7 +20,7 @@ fn no_language(desk: &Desk, word: &str, nearest: &str) -> String {
         "no language `{word}` (did you mean `{nearest}`?); there are {}; `kernelbridge install` can bring {}; looked in \
          the binary, {}/config/kernelbridge/kernelspecs",
         quoted(all().map(|language| language.name.as_str())),
-        quoted(all().filter(|language| language.install.is_some()).map(|language| language.name.as_str())),
+        quoted(all().filter(|language| language.is_installable()).map(|language| language.name.as_str())),
         desk.shown(),
     )
 }
