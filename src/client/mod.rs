@@ -3,7 +3,7 @@
 //! # Theory of operation
 //!
 //! [`KernelClient::launch`] starts a kernel and waits until it answers. From then on one task owns the kernel's
-//! channels ([`task`]) and another does nothing but empty iopub ([`iopub`]), since kernels drop what is not read in
+//! channels (`client::task`) and another does nothing but empty iopub (`client::iopub`), since kernels drop what is not read in
 //! time, the closing `idle` included. Methods send commands to the task and wait for an answer; every wait ends on the
 //! reply, its deadline, the process's exit, or shutdown. Completion of a request is its reply on shell; `idle` on
 //! iopub is waited for only for a bounded time.

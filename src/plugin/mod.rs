@@ -3,7 +3,7 @@
 //! # Theory of operation
 //!
 //! [`Plugin::load`] starts the kernel, executes the shim, finds a carrier that works, and sends the author's source.
-//! From then on one task ([`actor`]) owns the kernel. Requests reach it through a bounded inbox; it opens a turn when
+//! From then on one task (`plugin::actor`) owns the kernel. Requests reach it through a bounded inbox; it opens a turn when
 //! there is work, ends it when there is none or after a bounded time, and keeps the plugin's stack: requests that the
 //! plugin serves and calls that it waits for, last in, first out. A request that arrives while the plugin waits is
 //! served in the middle of that wait if it belongs to a chain on the stack, or if queueing it would never end

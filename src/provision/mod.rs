@@ -6,7 +6,7 @@
 //!
 //! A kernel gets a private folder (0700) with its connection file (0600), FIFOs and shim, a session of its own, and two
 //! markers in its environment that all its descendants inherit: `KERNELBRIDGE_DIR`, by which [`Process::kill_tree`]
-//! finds what a wrapper kernel started in other sessions, and `KERNELBRIDGE_HOST`, by which a [guardian] does the same
+//! finds what a wrapper kernel started in other sessions, and `KERNELBRIDGE_HOST`, by which a guardian does the same
 //! if this process is killed.
 
 mod folder;
