@@ -14,10 +14,10 @@ use clap::{ArgAction, Parser, Subcommand, ValueHint};
 )]
 pub struct Args {
     /// Also look for language folders in this folder (may be given again).
-    #[arg(long, global = true, value_name = "DIR", value_hint = ValueHint::DirPath)]
+    #[arg(long, global = true, value_name = "DIR", value_hint = ValueHint::DirPath, help_heading = "Global options")]
     pub kernelspecs: Vec<PathBuf>,
     /// Say more (-v: what happens; -vv: every message). `KERNELBRIDGE_LOG` takes a filter instead.
-    #[arg(short, long, global = true, action = ArgAction::Count)]
+    #[arg(short, long, global = true, action = ArgAction::Count, help_heading = "Global options")]
     pub verbose: u8,
     /// What to do.
     #[command(subcommand)]
@@ -38,28 +38,28 @@ impl Args {
 /// What to do.
 #[derive(Debug, Subcommand)]
 pub enum Command {
+    /// Run plugins in seven languages on one week of earthquakes
+    Demo(DemoArgs),
+    /// List languages: kernels found and why there, and what could be installed
+    Languages {
+        /// Print JSON.
+        #[arg(long)]
+        json: bool,
+    },
+    /// Install kernels for languages, and register them for you
+    Install(InstallArgs),
+    /// Start kernels and report what each can really do
+    Doctor(DoctorArgs),
+    /// Make a new plugin: manifest, source, a test and a README
+    New(NewArgs),
+    /// Run the tests of plugins: `*.test.json`, and notebook cells tagged `test`
+    Test(TestArgs),
     /// Stream events through plugins: NDJSON in, results and emitted events out
     Run(RunArgs),
     /// Call one exported function and print its result
     Call(CallArgs),
     /// Look at or change the shared state in a database file
     State(StateArgs),
-    /// Run plugins in seven languages on one week of earthquakes
-    Demo(DemoArgs),
-    /// List languages: which kernels were found, where and why there, and what could be installed
-    Languages {
-        /// Print JSON.
-        #[arg(long)]
-        json: bool,
-    },
-    /// Start kernels and report what each can really do
-    Doctor(DoctorArgs),
-    /// Install kernels by the recipes of their language folders, and register them for you
-    Install(InstallArgs),
-    /// Make a new plugin: manifest, source, a test and a README
-    New(NewArgs),
-    /// Run the tests of plugins: `*.test.json` beside the manifest, and notebook cells tagged `test`
-    Test(TestArgs),
     /// Print a completion script for a shell
     Completions {
         /// Which shell.
@@ -82,9 +82,9 @@ pub enum Command {
 /// `kernelbridge doctor`
 #[derive(Debug, clap::Args)]
 #[command(
-    after_help = "Each kernel is started several times, one kernel after the other; it takes some ten seconds a kernel.\n\
-                  Times are in milliseconds: until the first answer, or of one turn. \"?\" was not tried; reasons are below the table.\n\
-                  Exit status 1: a kernel does not start, runs no plugins, or leaves processes behind."
+    after_help = "Each kernel is started several times, one kernel after the other, which takes ten to twenty seconds.\n\
+                  Times are of the first answer, or of one turn. `?` was not tried; reasons are below the table.\n\
+                  Exit status 1: a kernel does not start, opens no turn, or leaves processes behind."
 )]
 pub struct DoctorArgs {
     /// Languages, by name or alias, or kernelspecs; without any, every language that is installed.
@@ -108,22 +108,28 @@ pub struct NewArgs {
     pub dir: PathBuf,
 }
 
+/// The format of test files, in lines that fit everywhere.
+const TEST_FORMAT: &str = r#"A file NAME.test.json beside the manifest holds a list of cases. Each does one thing:
+  "call": {"function": F, "args": [...]}      call an export
+  "emit": {"topic": T, "data": D, "key": K}   give an event to filters and handlers
+  "filter": {"topic": T, "data": D}           give an event to the filters only
+and says what is expected of it:
+  "result": V                                 what function or handler return; of a filter
+                                              the data it leaves, null if it drops the event
+  "error": {"kind": K, "message contains": M}
+  "emitted": [{"topic": T, "data": D}]        events in this order; [] means none
+  "state": {KEY: V}                           values afterwards; null means no such key
+It may also have a "name", "given": {"state": {KEY: V}} and a "timeout": "5s".
+
+Expected objects may leave out keys. All else must be equal, numbers within a billionth.
+Each case begins with the state as it was after loading; the interpreter goes on as it is.
+In a notebook each cell tagged `test` runs after the plugin's own, and fails if it raises.
+
+Exit status: 0 all passed; 1 some failed; 2 a file is wrong."#;
+
 /// `kernelbridge test`
 #[derive(Debug, clap::Args)]
-#[command(after_help = "A file NAME.test.json holds a list of cases. Each does one thing:\n  \
-                    \"call\": {\"function\": F, \"args\": [...]}     calls an export\n  \
-                    \"emit\": {\"topic\": T, \"data\": D, \"key\": K} hands an event to the handlers\n  \
-                    \"filter\": {\"topic\": T, \"data\": D}          hands an event to the filters only\n\
-                  and may say what is expected:\n  \
-                    \"result\": V                               what the function or handler returns; of a filter, the \
-                  changed data, null if it drops the event\n  \
-                    \"error\": {\"kind\": K, \"message contains\": M}\n  \
-                    \"emitted\": [{\"topic\": T, \"data\": D}]       these events in this order; [] means none\n  \
-                    \"state\": {KEY: V}                         in the shared state afterwards; null means no such key\n\
-                  It may also have \"name\", \"given\": {\"state\": {KEY: V}} and \"timeout\": \"5s\".\n\n\
-                  An expected object may leave out keys; everything else must be equal, numbers within a billionth. Each case begins with the state \
-                  as it was after loading; the interpreter itself is not started anew.\n\n\
-                  In a notebook each cell tagged `test` is run after the plugin's own cells; it fails when it raises.")]
+#[command(after_help = TEST_FORMAT)]
 pub struct TestArgs {
     /// Plugin folders, `plugin.toml` files, or folders of plugin folders.
     #[arg(required = true, value_name = "PLUGIN", value_hint = ValueHint::AnyPath)]
@@ -198,13 +204,13 @@ pub struct RunArgs {
     /// NDJSON file of events, `-` for stdin. Without it plugins run until Ctrl-C.
     #[arg(long, value_name = "FILE", value_hint = ValueHint::FilePath)]
     pub events: Option<PathBuf>,
-    /// Topic of the events.
+    /// Topic of the events. Without it each line may name its own.
     #[arg(long, value_name = "TOPIC")]
     pub topic: Option<String>,
     /// Where results and emitted events go, `-` for stdout.
     #[arg(long, value_name = "FILE", default_value = "-", value_hint = ValueHint::FilePath)]
     pub out: PathBuf,
-    /// Database of the shared state, `:memory:` for none.
+    /// Database of the shared state, `:memory:` to keep it for this run only.
     #[arg(long, value_name = "FILE", default_value = "kernelbridge.db", value_hint = ValueHint::FilePath)]
     pub state: PathBuf,
     /// Save plots and other images that plugins show into this folder.
@@ -227,7 +233,7 @@ pub struct CallArgs {
     /// Folders with plugins (may be given again).
     #[arg(long, value_name = "DIR", default_value = ".", value_hint = ValueHint::DirPath)]
     pub plugins: Vec<PathBuf>,
-    /// Database of the shared state, `:memory:` for none.
+    /// Database of the shared state, `:memory:` to keep it for this run only.
     #[arg(long, value_name = "FILE", default_value = "kernelbridge.db", value_hint = ValueHint::FilePath)]
     pub state: PathBuf,
     /// Load all plugins found, for a function that calls others; otherwise only the one that is named.

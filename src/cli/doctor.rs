@@ -63,7 +63,8 @@ impl Patient {
         match &self.outcome {
             Outcome::Starts { examination, nothing_survives } => {
                 let no = |finding: &Finding| matches!(finding, Finding::No { .. });
-                !(no(nothing_survives) || no(&examination.pipe) && no(&examination.jupyter))
+                let runs_nothing = no(&examination.pipe) && no(&examination.jupyter);
+                !runs_nothing && !no(nothing_survives)
             }
             Outcome::DoesNotStart { .. } => false,
         }

@@ -18,6 +18,7 @@ use crate::{
     client::{ClientError, KernelClient, LaunchOptions},
     language::Interrupt,
     plugin::{Answer, Carrier, Emission, HostCalls, PluginNews, Runtime, launch_options},
+    provision::LaunchError,
     rpc::{Cell, ErrorKind, RpcError},
 };
 
@@ -128,7 +129,10 @@ impl Finding {
 /// [`ClientError`] when the kernel does not start.
 pub async fn examine(subject: &Subject, mut say: impl FnMut(&str)) -> Result<Examination, ClientError> {
     let Subject { runtime, busy } = subject;
-    let options = LaunchOptions { startup: STARTUP, ..launch_options(runtime, None) };
+    let desk = tempfile::tempdir().map_err(|source| LaunchError::Folder { path: std::env::temp_dir(), source })?;
+    let mut options = LaunchOptions { startup: STARTUP, ..launch_options(runtime, None) };
+    // Octave leaves `octave-workspace` where it was when it is ended by a signal.
+    options.spec.working_dir = Some(desk.path().to_owned());
     say("starting");
     let began = Instant::now();
     let client = KernelClient::launch(options.clone()).await?;
@@ -160,7 +164,7 @@ pub async fn examine(subject: &Subject, mut say: impl FnMut(&str)) -> Result<Exa
         carriers.push(match (language, &runtime.shim) {
             (Some(language), Some(_)) => {
                 say(carrier.name());
-                probes::carrier(runtime, language, carrier).await
+                probes::carrier(runtime, language, carrier, desk.path()).await
             }
             _ => no_shim(),
         });
@@ -170,7 +174,7 @@ pub async fn examine(subject: &Subject, mut say: impl FnMut(&str)) -> Result<Exa
     let busy = match busy {
         Some(cell) if pipe.is_yes() || jupyter.is_yes() => {
             say("working");
-            probes::busy(runtime, cell).await
+            probes::busy(runtime, cell, desk.path()).await
         }
         Some(_) => probes::Busy::unknown("no turn opens"),
         None => probes::Busy::unknown("the language folder has no conformance plugin to keep it busy"),

@@ -1,6 +1,7 @@
 //! The questions that take more than one message.
 
 use std::{
+    path::Path,
     sync::Arc,
     time::{Duration, Instant},
 };
@@ -67,7 +68,7 @@ pub(super) async fn stdin(client: &KernelClient, language: &Language, shim: &str
 }
 
 /// Load an empty plugin with this carrier and nothing else.
-pub(super) async fn carrier(runtime: &Runtime, language: &Language, carrier: Carrier) -> Finding {
+pub(super) async fn carrier(runtime: &Runtime, language: &Language, carrier: Carrier, desk: &Path) -> Finding {
     let offered = match carrier {
         Carrier::Pipe => &language.turn.pipe,
         Carrier::Jupyter => &language.turn.jupyter,
@@ -75,7 +76,7 @@ pub(super) async fn carrier(runtime: &Runtime, language: &Language, carrier: Car
     if offered.is_none() {
         return Finding::no("language.toml has no turn for it");
     }
-    match load(runtime, Vec::new(), Some(carrier)).await {
+    match load(runtime, Vec::new(), Some(carrier), desk).await {
         Ok(plugin) => {
             // A turn of its own, since the one of loading may have compiled something.
             let began = Instant::now();
@@ -107,8 +108,8 @@ impl Busy {
 }
 
 /// Keep a handler busy, ask meanwhile, then let its deadline pass and see what is left.
-pub(super) async fn busy(runtime: &Runtime, cell: &Cell) -> Busy {
-    let plugin = match load(runtime, vec![cell.clone()], None).await {
+pub(super) async fn busy(runtime: &Runtime, cell: &Cell, desk: &Path) -> Busy {
+    let plugin = match load(runtime, vec![cell.clone()], None, desk).await {
         Ok(plugin) => plugin,
         Err(error) => return Busy::unknown(&format!("the conformance plugin does not load: {error}")),
     };
@@ -178,13 +179,14 @@ fn finding<T>(outcome: Result<T, ClientError>, began: Instant) -> Finding {
     }
 }
 
-async fn load(runtime: &Runtime, cells: Vec<Cell>, carrier: Option<Carrier>) -> Result<Plugin, LoadError> {
+async fn load(runtime: &Runtime, cells: Vec<Cell>, carrier: Option<Carrier>, desk: &Path) -> Result<Plugin, LoadError> {
     // Conformance plugins greet with what their configuration says.
     let config: Map<String, Value> = std::iter::once(("greeting".to_owned(), json!("hello"))).collect();
     let source = PluginSource {
         name: "doctor".into(),
         version: "0.0.0".into(),
-        path: None,
+        // Kernels start in their entry's folder; there is no such file.
+        path: Some(desk.join("doctor")),
         cells,
         config,
         startup: STARTUP,

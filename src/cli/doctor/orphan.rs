@@ -76,8 +76,12 @@ async fn killed(kernelspec: &str, kernelspecs: &[PathBuf]) -> anyhow::Result<Hel
     let program = std::env::current_exe().context("cannot tell where this program is")?;
     let mut command = Command::new(program);
     for dir in kernelspecs {
-        command.arg("--kernelspecs").arg(dir);
+        // It starts in another folder.
+        command.arg("--kernelspecs").arg(std::path::absolute(dir).context("cannot tell where we are")?);
     }
+    // Octave leaves a file where it was when it is killed.
+    let desk = tempfile::tempdir().context("cannot make a folder")?;
+    command.current_dir(desk.path());
     command.args(["hold-kernel", kernelspec]).stdin(Stdio::null()).stdout(Stdio::piped()).kill_on_drop(true);
     let mut child = command.spawn().context("cannot start this program anew")?;
     let mut line = String::new();

@@ -34,6 +34,8 @@ use crate::{
 const WRITER: &str = "kernelbridge test";
 /// How long what a plugin printed may take to arrive after the case has ended; it comes on a channel of its own.
 const OUTPUT: Duration = Duration::from_millis(30);
+/// The same for a case that failed, where it is shown.
+const SHOWN_OUTPUT: Duration = Duration::from_millis(300);
 /// On top of a handler's own deadline.
 const SPARE: Duration = Duration::from_secs(10);
 
@@ -116,12 +118,16 @@ impl Runner<'_> {
         let outcome = timeout(allowed, self.act(&case.action)).await;
         let ms = millis(began);
         sleep(OUTPUT).await;
-        let happened = self.happened();
+        let mut happened = self.happened();
         let mut problems = match outcome {
             Ok(outcome) => self.check(&case.expected, outcome, &happened),
             Err(_) => vec![format!("it took longer than {allowed:?}")],
         };
         problems.extend(self.check_state(&case.expected)?);
+        if !problems.is_empty() {
+            sleep(SHOWN_OUTPUT).await;
+            happened.output.extend(self.happened().output);
+        }
         let name = case.name.clone();
         Ok(CaseReport { file, name, passed: problems.is_empty(), ms, problems, output: happened.output })
     }

@@ -249,3 +249,20 @@ fn a_plugin_that_does_not_load_is_a_failed_case() {
     assert!(ended.out.ends_with("0 passed, 1 failed\n"), "{}", ended.out);
     desk.leaves_nothing();
 }
+
+#[test]
+fn a_plugin_that_calls_another_is_tested_with_it() {
+    if !Installed::look().has("python") {
+        return;
+    }
+    let _one = one_at_a_time();
+    let desk = Desk::new();
+    desk.python("b", "", "@bridge.export\ndef twice(n):\n    return 2 * n\n");
+    let source = "@bridge.export\ndef four_times(n):\n    return 2 * bridge.call('b.twice', n)\n";
+    desk.python("a", "[permissions]\ncall = [\"b.*\"]\n", source);
+    desk.write("a/a.test.json", r#"[{"call": {"function": "four_times", "args": [3]}, "result": 12}]"#);
+    let alone = desk.run(&["test", "a"]).with(1);
+    assert!(alone.out.contains("no function `b.twice`"), "{}", alone.out);
+    assert!(desk.run(&["test", "a", "--with", "b"]).with(0).out.ends_with("1 passed, 0 failed\n"));
+    desk.leaves_nothing();
+}

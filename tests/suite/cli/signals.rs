@@ -144,3 +144,26 @@ fn ctrl_c_while_kernels_start_ends_everything() {
     assert_eq!(Ended::of(child).with(2).err, "error: interrupted\n");
     desk.leaves_nothing();
 }
+
+#[test]
+fn ctrl_c_ends_commands_that_wait_for_one_answer() {
+    if !Installed::look().has("python") {
+        return;
+    }
+    let _one = one_at_a_time();
+    let desk = Desk::new();
+    desk.python("p", "", "import time\n@bridge.export\ndef nap():\n    time.sleep(50)\n");
+    desk.write("p/p.test.json", r#"[{"call": {"function": "nap"}}]"#);
+    for args in [&["call", "--plugins", "p", "p.nap", "--state", ":memory:"][..], &["test", "p"], &["doctor", "python"]]
+    {
+        let child = desk.command(args).spawn().expect("starts");
+        until("a kernel is there", Duration::from_secs(60), || !kernel_folders(&desk).is_empty());
+        let folders = kernel_folders(&desk);
+        std::thread::sleep(Duration::from_millis(500));
+        kill(Pid::from_raw(child.id().try_into().expect("a pid")), Signal::SIGINT).expect("sent");
+        let ended = Ended::of(child);
+        assert_ne!(ended.code, Some(0), "{args:?}: {}", ended.err);
+        desk.leaves_nothing();
+        until("the folders are gone", Duration::from_secs(5), || folders.iter().all(|folder| !folder.exists()));
+    }
+}
