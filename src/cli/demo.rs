@@ -44,9 +44,7 @@ pub async fn demo(args: DemoArgs, kernelspecs: &[PathBuf]) -> anyhow::Result<End
     let (present, missing) = choose(kernelspecs)?;
     if args.all && !missing.is_empty() {
         let all: Vec<_> = missing.iter().map(|missing| format!("{}: {}", missing.language, missing.reason)).collect();
-        let languages: Vec<_> = missing.iter().map(|missing| missing.language.as_str()).collect();
-        let install = languages.join(" ");
-        bail!("not all languages are installed:\n{}\nhint: run `kernelbridge install {install}`", all.join("\n"));
+        bail!("not all languages are installed:\n{}\n{}", all.join("\n"), show::hints(&missing).join("\n"));
     }
     if present.is_empty() {
         show::left_out(&missing, &mut stderr()).context("cannot write to stderr")?;

@@ -19,7 +19,7 @@ use crate::{
         task::{Command, IopubSeen, Task},
     },
     language::Interrupt,
-    provision::{self, Exit, LaunchSpec, Launched},
+    provision::{self, Exit, LaunchSpec, Launched, Tail},
     wire::{Signer, content},
 };
 
@@ -64,37 +64,45 @@ impl KernelClient {
         let until = Instant::now() + options.startup;
         let mut tries = 1;
         loop {
-            match Self::launch_once(&options, until).await {
-                Err(ClientError::DiedAtLaunch { output_tail, .. })
-                    if tries < PORT_TRIES && output_tail.to_lowercase().contains("address already in use") =>
-                {
-                    tracing::warn!(kernel = options.spec.kernel_name, tries, "a port was stolen; trying others");
+            let launched = provision::launch(&options.spec).await?;
+            let (tail, mut exit) = (launched.process.output_tail(), launched.process.exit());
+            // R lives on without the port that it could not bind; the others end.
+            let outcome = tokio::select! {
+                outcome = Self::meet(launched, &options, until) => Some(outcome),
+                exit = exited(&mut exit) => {
+                    let name = options.spec.kernel_name.clone();
+                    Some(Err(ClientError::DiedAtLaunch { name, exit, output_tail: tail.text() }))
+                }
+                () = says_in_use(&tail), if tries < PORT_TRIES => None,
+            };
+            match outcome {
+                Some(outcome) if outcome.is_ok() || tries == PORT_TRIES || !is_in_use(&tail) => return outcome,
+                _ => {
+                    tracing::warn!(kernel = options.spec.kernel_name, tries, "a port was taken; trying others");
                     tries += 1;
                 }
-                outcome => return outcome,
             }
         }
     }
 
-    async fn launch_once(options: &LaunchOptions, until: Instant) -> Result<Self, ClientError> {
-        let Launched { process, connection } = provision::launch(&options.spec).await?;
-        let name = || options.spec.kernel_name.clone();
+    /// Open the channels of a process and wait until it answers.
+    async fn meet(launched: Launched, options: &LaunchOptions, until: Instant) -> Result<Self, ClientError> {
+        let Launched { process, connection, reservation } = launched;
         let tail = process.output_tail();
-        let died = |exit: Exit| ClientError::DiedAtLaunch { name: name(), exit, output_tail: tail.text() };
-        let deaf =
-            |missing| ClientError::Deaf { name: name(), startup: options.startup, missing, output_tail: tail.text() };
+        let deaf = |missing| ClientError::Deaf {
+            name: options.spec.kernel_name.clone(),
+            startup: options.startup,
+            missing,
+            output_tail: tail.text(),
+        };
         let with_control = !options.no_control;
-        let mut exit = process.exit();
-
-        tokio::select! {
-            listening = timeout_at(until, Channels::wait_until_listening(&connection, with_control)) => {
-                listening.map_err(|_| deaf("it does not listen on its ports"))??;
-            }
-            exit = exited(&mut exit) => return Err(died(exit)),
-        }
+        timeout_at(until, Channels::wait_until_listening(&connection, with_control))
+            .await
+            .map_err(|_| deaf("it does not listen on its ports"))??;
         let session = uuid::Uuid::new_v4().simple().to_string();
         let connecting = Channels::connect(&connection, &session, with_control);
         let channels = timeout_at(until, connecting).await.map_err(|_| deaf("its sockets do not answer"))??;
+        drop(reservation);
 
         let signer = Signer::new(&connection.signature_scheme, connection.key.as_bytes()).map_err(|error| {
             // We chose scheme and key ourselves.
@@ -174,6 +182,18 @@ impl KernelClient {
         tracing::warn!(kernel = self.options.spec.kernel_name, "nothing comes over iopub; its outputs may be lost");
         Ok(())
     }
+}
+
+/// Waits until the kernel says that it could not bind a port.
+async fn says_in_use(tail: &Tail) {
+    while !is_in_use(tail) {
+        sleep(INTERPRETER).await;
+    }
+}
+
+/// In the words of the C library, which libzmq, pbdZMQ and the others pass on.
+fn is_in_use(tail: &Tail) -> bool {
+    tail.text().to_lowercase().contains("address already in use")
 }
 
 /// Waits for the process to end.

@@ -22,7 +22,9 @@ use crate::connection::ConnectionInfo;
 
 pub use folder::Folder;
 pub use memory::memory_bytes;
+pub use ports::Reservation;
 pub use process::{Exit, Process, processes_of};
+pub use tail::Tail;
 
 /// What to start.
 #[derive(Debug, Clone, Default)]
@@ -50,6 +52,8 @@ pub struct Launched {
     pub process: Process,
     /// Where it listens.
     pub connection: ConnectionInfo,
+    /// Its ports; to be dropped when it listens. `None` over Unix sockets.
+    pub reservation: Option<Reservation>,
 }
 
 /// Why a kernel could not be started.
@@ -107,7 +111,8 @@ pub async fn launch(spec: &LaunchSpec) -> Result<Launched, LaunchError> {
     folder.make_fifo(Folder::TO_HOST)?;
     folder.make_fifo(Folder::TO_PLUGIN)?;
 
-    let ports = if spec.ipc { None } else { Some(ports::Ports::hold().map_err(LaunchError::Ports)?) };
+    let (ports, reservation) =
+        if spec.ipc { None } else { Some(ports::Ports::hold().map_err(LaunchError::Ports)?) }.unzip();
     let [shell_port, iopub_port, stdin_port, control_port, hb_port] =
         ports.as_ref().map_or([1, 2, 3, 4, 5], ports::Ports::numbers);
     let connection = ConnectionInfo {
@@ -131,5 +136,5 @@ pub async fn launch(spec: &LaunchSpec) -> Result<Launched, LaunchError> {
     let process = Process::spawn(spec, argv.collect(), folder, guardian, ports)
         .await
         .map_err(|source| LaunchError::Program { name: spec.kernel_name.clone(), program: program.clone(), source })?;
-    Ok(Launched { process, connection })
+    Ok(Launched { process, connection, reservation })
 }

@@ -231,6 +231,31 @@ async fn a_stolen_port_is_replaced() {
     client.shutdown(GRACE).await;
 }
 
+/// R says that it could not bind its port, and lives on.
+#[tokio::test]
+async fn a_kernel_that_lives_without_its_port_is_started_again() {
+    let Some(mut options) = options("r") else { return };
+    let dir = tempfile::tempdir().expect("a folder");
+    let marker: PathBuf = dir.path().join("taken");
+    // Takes the control port before it becomes R.
+    let script = format!(
+        r#"
+import json, os, socket, sys
+if not os.path.exists({marker:?}):
+    open({marker:?}, "w").close()
+    taken = socket.create_server(("127.0.0.1", json.load(open(sys.argv[1]))["control_port"]))
+    os.set_inheritable(taken.fileno(), True)
+os.execvp(sys.argv[2], sys.argv[2:])
+"#
+    );
+    let mut argv = vec!["python3".to_owned(), "-c".into(), script, "{connection_file}".into()];
+    argv.append(&mut options.spec.argv);
+    options.spec.argv = argv;
+    let client = KernelClient::launch(options).await.expect("a kernel at the second try");
+    assert!(marker.exists());
+    client.shutdown(GRACE).await;
+}
+
 #[tokio::test]
 async fn unix_sockets_work_where_they_are_known_to() {
     for language in ["python", "r"] {

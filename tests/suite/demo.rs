@@ -70,6 +70,14 @@ fn all_means_all() {
     assert!(stderr.ends_with("error: no language of the demo is installed\n"), "{stderr}");
     assert!(stderr.contains(hint), "{stderr}");
     assert!(!dir.path().join("out").exists());
+
+    // What no recipe brings is said beside it.
+    let folder = dir.path().join("kernelspecs/r/language.toml");
+    let text = fs::read_to_string(&folder).expect("written before");
+    fs::write(&folder, text.replace("pypi = [\"none==1\"]", "hint = \"ask the admin\"")).expect("written");
+    let output = demo(dir.path(), &nothing, &["--all"]);
+    let stderr = String::from_utf8_lossy(&output.stderr);
+    assert!(stderr.ends_with("\nhint: ask the admin\nhint: run `kernelbridge install bash`\n"), "{stderr}");
 }
 
 #[test]
@@ -96,7 +104,7 @@ fn without(dir: &Path, languages: &[&str]) -> [String; 2] {
         fs::create_dir_all(&folder).expect("a folder");
         let text = format!(
             "name = \"{language}\"\ndisplay-name = \"{language}\"\nextension = \"x\"\n\
-             [kernelspec]\nlanguages = [\"no kernel speaks it\"]\n[install]\nhint = \"none\"\n"
+             [kernelspec]\nlanguages = [\"no kernel speaks it\"]\n[install]\npypi = [\"none==1\"]\n"
         );
         fs::write(folder.join("language.toml"), text).expect("written");
     }

@@ -60,14 +60,19 @@ pub fn left_out(missing: &[Missing], out: &mut impl Write) -> io::Result<()> {
     }
     let names: Vec<_> = missing.iter().map(|missing| format!("{} ({})", missing.name, missing.display_name)).collect();
     writeln!(out, "left out  {}", names.join(", "))?;
+    hints(missing).iter().try_for_each(|hint| writeln!(out, "{hint}"))
+}
+
+/// What to do about those who are missing, a line each.
+pub fn hints(missing: &[Missing]) -> Vec<String> {
     let mut hints: Vec<&str> = missing.iter().map(|missing| missing.hint.as_str()).collect();
     hints.dedup();
     // One command instead of one for each, where that is all there is to do.
     let languages: Option<Vec<&str>> =
         hints.iter().map(|hint| hint.strip_prefix("run `kernelbridge install ")?.strip_suffix('`')).collect();
     match languages {
-        Some(languages) => writeln!(out, "hint: run `kernelbridge install {}`", languages.join(" ")),
-        None => hints.iter().try_for_each(|hint| writeln!(out, "hint: {hint}")),
+        Some(languages) => vec![format!("hint: run `kernelbridge install {}`", languages.join(" "))],
+        None => hints.iter().map(|hint| format!("hint: {hint}")).collect(),
     }
 }
 
