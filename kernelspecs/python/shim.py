@@ -126,16 +126,12 @@ def _kernelbridge():
 
     async def serve(message, apart):  # async handlers wait in the kernel's event loop, or apart from it
         id, method, params = message["id"], message["method"], message.get("params")
-        try:
-            now.shielded = now.interrupted = False
-            result = find(methods, method, "method")(params)
-            if type(result) is types.CoroutineType:
-                result = run_apart(result) if apart else await finish(result, id)
-            now.shielded = True
-            response = outcome(result) if method != "events" else outcomes(result, len(params["events"]))
-        except (Exception, KeyboardInterrupt, SystemExit, asyncio.CancelledError) as error:
-            now.shielded = True
-            response = outcome(error)
+        if method == "series":
+            response = await series(params, id, apart)
+        else:
+            result = await attempt(method, params, id, apart)
+            batch = method == "events" and not isinstance(result, BaseException)
+            response = outcomes(result, len(params["events"])) if batch else outcome(result)
         for stream in (sys.stdout, sys.stderr):
             if getattr(stream, "_flush_pending", True):  # a needless flush of ipykernel's costs 50 microseconds
                 stream.flush()
@@ -143,6 +139,29 @@ def _kernelbridge():
             figures.flush_figures()  # else they are shown when the turn ends
         if not now.ended:
             send(b'{"jsonrpc":"2.0","id":%d,%b}' % (id, response))
+
+    async def attempt(method, params, id, apart):  # the result, or what was raised
+        try:
+            now.shielded = now.interrupted = False
+            result = find(methods, method, "method")(params)
+            if type(result) is types.CoroutineType:
+                result = run_apart(result) if apart else await finish(result, id)
+            now.shielded = True
+            return result
+        except (Exception, KeyboardInterrupt, SystemExit, asyncio.CancelledError) as error:
+            now.shielded = True
+            return error
+
+    async def series(params, id, apart):  # of events, until one fails or time is up
+        bodies, clock = [], time.perf_counter
+        began = last = clock()
+        for event in params["events"]:
+            body = outcome(await attempt("event", event, id, apart))
+            before, last = last, clock()
+            bodies.append(b'{%b,"ms":%.3f}' % (body, (last - before) * 1000))
+            if now.ended or body.startswith(b'"error"') or (last - began) * 1000 > params["within_ms"]:
+                break
+        return b'"result":{"outcomes":[%b]}' % b",".join(bodies)
 
     async def finish(coroutine, id):
         now.task, now.awaited = task, _ = asyncio.current_task(), id
@@ -197,7 +216,7 @@ def _kernelbridge():
     def initialize(params):
         bridge.plugin, bridge.config = params.get("plugin") or {}, params.get("config") or {}
         interpreter = f"Python {platform.python_version()}, ipykernel {ipykernel.__version__}"
-        return {"bridge": "1", "language": "python", "interpreter": interpreter, "features": ["async", "bytes"]}
+        return {"bridge": "1", "language": "python", "interpreter": interpreter, "features": ["async", "bytes", "series"]}
 
     def load(params):  # into a new module, which is from now on the namespace of the kernel's cells, too
         now.tags, now.handlers, now.exports, now.farewells, now.is_async = [], {}, {}, [], False

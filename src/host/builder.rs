@@ -257,7 +257,7 @@ impl HostBuilder {
         });
         let entries: Vec<Arc<Entry>> = join_all(loading).await.into_iter().collect::<Result<_, _>>()?;
         *shared.entries.write().unwrap_or_else(std::sync::PoisonError::into_inner) = Arc::new(entries.clone());
-        let workers = entries.into_iter().map(|entry| tokio::spawn(Worker { shared: shared.clone(), entry }.run()));
+        let workers = entries.into_iter().map(|entry| tokio::spawn(Worker::new(shared.clone(), entry).run()));
         Ok(Host { workers: workers.collect(), shared })
     }
 }

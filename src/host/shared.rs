@@ -70,6 +70,17 @@ pub(crate) struct Delivery {
     pub handler: u64,
     pub batch: usize,
     pub event: Event,
+    /// 1 for the first.
+    pub attempt: u32,
+    /// How often it was tried again because a call of its handler's was refused with `Deadlock`.
+    pub deadlocks: u32,
+}
+
+impl Delivery {
+    /// How often it was tried before.
+    pub fn tries(&self) -> u32 {
+        self.attempt - 1 + self.deadlocks
+    }
 }
 
 /// What came of an emitted event.
@@ -111,7 +122,13 @@ impl Shared {
                 if handler.kind != HandlerKind::On || !handler.topic.matches(&event.topic) {
                     continue;
                 }
-                let delivery = Delivery { handler: handler.id, batch: handler.batch, event: event.clone() };
+                let delivery = Delivery {
+                    handler: handler.id,
+                    batch: handler.batch,
+                    event: event.clone(),
+                    attempt: 1,
+                    deadlocks: 0,
+                };
                 if self.enqueue(entry, delivery, chain).await? {
                     emitted.accepted += 1;
                 } else {
@@ -483,7 +500,7 @@ pub(super) fn typed<T: serde::de::DeserializeOwned>(name: &str, result: &RawValu
     serde_json::from_str(result.get()).map_err(|error| invalid(name, &error))
 }
 
-/// How long a handler's retry waits.
+/// How long a handler's retry waits, the first being 1.
 pub(super) fn backoff(attempt: u32) -> Duration {
     Duration::from_millis(100) * 2u32.pow(attempt.saturating_sub(1).min(6))
 }

@@ -150,8 +150,15 @@ impl Plugin {
         };
         let (inbox, mail) = mpsc::channel(INBOX);
         let prober = client.prober();
-        let mut plugin =
-            Self { name: name.clone(), handlers: Vec::new(), about, prober, inbox, tasks: Mutex::default() };
+        let mut plugin = Self {
+            name: name.clone(),
+            handlers: Vec::new(),
+            takes_series: false,
+            about,
+            prober,
+            inbox,
+            tasks: Mutex::default(),
+        };
         if let Some(mut outputs) = outputs {
             let (host, name) = (host.clone(), name.clone());
             plugin.keep(tokio::spawn(async move {
@@ -222,6 +229,7 @@ impl Plugin {
                 Ok(result) if result.bridge == rpc::VERSION => {
                     self.about.interpreter = result.interpreter;
                     self.about.carrier = Some(carrier);
+                    self.takes_series = result.features.iter().any(|feature| feature == rpc::SERIES);
                     return self.send_source(source, carrier, deadline).await;
                 }
                 Ok(result) => return Err(LoadError::Version { found: result.bridge }),

@@ -129,6 +129,7 @@ pub enum PluginNews {
 pub struct Plugin {
     name: Arc<str>,
     handlers: Vec<Handler>,
+    takes_series: bool,
     about: About,
     prober: Prober,
     inbox: mpsc::Sender<Mail>,
@@ -182,6 +183,11 @@ impl Plugin {
     /// What it registered.
     pub fn handlers(&self) -> &[Handler] {
         &self.handlers
+    }
+
+    /// Does its shim know `series`?
+    pub fn takes_series(&self) -> bool {
+        self.takes_series
     }
 
     /// What is known of its interpreter.

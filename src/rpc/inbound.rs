@@ -219,6 +219,9 @@ pub struct InitializeResult {
     /// For people: `CPython 3.11.7, ipykernel 7.4.0`.
     #[serde(default)]
     pub interpreter: String,
+    /// What it can do beyond the protocol's core; see [`SERIES`](crate::rpc::SERIES).
+    #[serde(default, deserialize_with = "or_default")]
+    pub features: Vec<String>,
 }
 
 /// The result of `load`.
@@ -273,16 +276,18 @@ pub enum HandlerKind {
     Export,
 }
 
-/// The result of `events`.
+/// The result of `events` and `series`.
 #[derive(Debug, Deserialize)]
 pub struct Outcomes {
-    /// One for each event, in order.
+    /// One for each event, in order; of a series, one for each that was begun.
     pub outcomes: Vec<Outcome>,
 }
 
-/// What came of one event of a batch.
+/// What came of one event of a batch or series.
 #[derive(Debug, Deserialize)]
 pub struct Outcome {
+    /// How long the handler took, in a series.
+    pub ms: Option<f64>,
     /// The handler's result for it.
     pub result: Option<Box<RawValue>>,
     /// Or its error.

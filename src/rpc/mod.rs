@@ -10,13 +10,17 @@ mod outbound;
 pub use error::{ErrorKind, RpcError};
 pub use inbound::{Handler, HandlerKind, Inbound, InitializeResult, LoadResult, LogLevel, Outcome, Outcomes, Plea};
 pub use outbound::{
-    Call, Cell, Deliver, DeliverBatch, EventBody, Filtered, Initialize, Load, PluginId, notification, request, response,
+    Call, Cell, Deliver, DeliverBatch, DeliverSeries, EventBody, Filtered, Initialize, Load, PluginId, notification,
+    request, response,
 };
 
 use serde_json::value::RawValue;
 
 /// The version of the plugin protocol that this library speaks.
 pub const VERSION: &str = "1";
+
+/// The feature of a shim that takes several events at once for handlers of single events, with `series`.
+pub const SERIES: &str = "series";
 
 /// JSON `null`.
 pub fn null() -> Box<RawValue> {

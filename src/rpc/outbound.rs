@@ -79,9 +79,23 @@ pub struct DeliverBatch<'a> {
     pub events: Vec<EventBody<'a>>,
 }
 
-/// One event of a batch.
+/// Parameters of `series`.
+#[derive(Debug, Serialize)]
+pub struct DeliverSeries<'a> {
+    /// No event is begun later than this after the first.
+    pub within_ms: u64,
+    /// From the root down to here.
+    pub chain: &'a [String],
+    /// The events, oldest first, each with its handler.
+    pub events: Vec<EventBody<'a>>,
+}
+
+/// One event of a batch or series.
 #[derive(Debug, Serialize)]
 pub struct EventBody<'a> {
+    /// Which handler; in a series only.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub handler: Option<u64>,
     /// The event's id.
     pub id: &'a str,
     /// The event's topic.

@@ -15,7 +15,7 @@ use serde_json::{Value, json};
 use crate::support::{Installed, copy_files, root};
 
 /// A plugin's folder with this source and these extra lines in its manifest.
-fn plugin(dir: &Path, name: &str, language: &str, source: &str, manifest: &str) -> PathBuf {
+pub fn plugin(dir: &Path, name: &str, language: &str, source: &str, manifest: &str) -> PathBuf {
     let folder = dir.join(name);
     fs::create_dir_all(&folder).expect("a folder");
     fs::write(folder.join("plugin.src"), source).expect("written");

@@ -20,5 +20,6 @@ mod discover;
 mod examples;
 mod floors;
 mod host;
+mod series;
 mod support;
 mod wire;

@@ -80,13 +80,14 @@ impl Actor {
     /// call, then interrupted, then killed. Returns true when the kernel is gone.
     async fn expire_frame(&mut self, index: usize, now: Instant) -> bool {
         let is_top = index + 1 == self.state.stack.len();
-        let Some(Frame::Serving { deadline, reply, fate, chain, .. }) = self.state.stack.get_mut(index) else {
+        let Some(Frame::Serving { deadline, reply, is_patient, fate, chain, .. }) = self.state.stack.get_mut(index)
+        else {
             return false;
         };
         let error = RpcError::new(ErrorKind::Timeout, format!("deadline of {} passed", chain.path.join(" > ")));
         match *fate {
             Fate::Running if now >= *deadline => {
-                if let Some(reply) = reply.take() {
+                if !*is_patient && let Some(reply) = reply.take() {
                     drop(reply.send(Err(error.clone().in_plugin(&self.name))));
                 }
                 *fate = Fate::Unwinding { until: now + if is_top { Duration::ZERO } else { UNWIND } };

@@ -102,7 +102,15 @@ enum Phase {
 /// What is on the plugin's stack, youngest last.
 enum Frame {
     /// The plugin serves a request of ours.
-    Serving { id: u64, chain: Chain, deadline: Instant, reply: Option<Reply>, fate: Fate },
+    Serving {
+        id: u64,
+        chain: Chain,
+        deadline: Instant,
+        reply: Option<Reply>,
+        /// Who waits for it wants to know what was done of it, also after the deadline.
+        is_patient: bool,
+        fate: Fate,
+    },
     /// The plugin waits for us.
     Waiting { id: u64, token: u64, abort: AbortHandle, answer: Option<Result<Box<RawValue>, RpcError>> },
 }
@@ -292,8 +300,14 @@ impl Actor {
         let id = self.state.next_id;
         let message = rpc::request(id, job.method, &job.params);
         let reply = Some(job.reply);
-        let frame = Frame::Serving { id, chain: job.chain, deadline: job.deadline, reply, fate: Fate::Running };
-        self.state.stack.push(frame);
+        self.state.stack.push(Frame::Serving {
+            id,
+            chain: job.chain,
+            deadline: job.deadline,
+            reply,
+            is_patient: job.method == rpc::SERIES,
+            fate: Fate::Running,
+        });
         self.send(message);
     }
 
