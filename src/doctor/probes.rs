@@ -192,6 +192,7 @@ async fn load(runtime: &Runtime, cells: Vec<Cell>, carrier: Option<Carrier>, des
         startup: STARTUP,
         carrier,
         template: None,
+        instance: None,
     };
     Plugin::load(runtime, &source, nobody(), Arc::default()).await
 }

@@ -13,7 +13,7 @@ use crate::{
     host::shared::Shared,
     plugin::Answer,
     rpc::{self, ErrorKind, RpcError},
-    store::{Store, StoreError, Swap},
+    store::{Once, Store, StoreError, Swap},
 };
 
 /// Who calls a host function, and how it came to that.
@@ -122,6 +122,18 @@ impl Functions {
             match store.swap(&key, version as u64, &value, plugin).map_err(stored)? {
                 Swap::Swapped { version } => write(&json!({ "swapped": true, "version": version })),
                 Swap::Conflict { version } => write(&json!({ "swapped": false, "version": version })),
+            }
+        });
+        add(self, "state.once", |store, plugin, args| {
+            let (event_id, key, version, value): (String, String, f64, Box<RawValue>) = read(args)?;
+            match store.swap_once(&event_id, &key, version as u64, &value, plugin).map_err(stored)? {
+                Once::Done => write(&json!({ "swapped": false, "done": true })),
+                Once::Swap(Swap::Swapped { version }) => {
+                    write(&json!({ "swapped": true, "done": true, "version": version }))
+                }
+                Once::Swap(Swap::Conflict { version }) => {
+                    write(&json!({ "swapped": false, "done": false, "version": version }))
+                }
             }
         });
         add(self, "state.delete", |store, _, args| {

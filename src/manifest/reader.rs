@@ -135,6 +135,14 @@ impl<'r, 't> Section<'r, 't> {
         number
     }
 
+    pub(super) fn boolean(&mut self, key: &'static str) -> Option<bool> {
+        let value = self.value(key)?;
+        match value.get_ref() {
+            DeValue::Boolean(boolean) => Some(*boolean),
+            other => self.wrong_type(key, "true or false", other, value.span(), &format!("{key} = true")),
+        }
+    }
+
     pub(super) fn patterns(&mut self, key: &'static str, example: &str) -> Option<Vec<Pattern>> {
         let value = self.value(key)?;
         let example = format!("{key} = {example}");

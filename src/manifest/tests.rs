@@ -32,10 +32,15 @@ capacity = 7
 when-full = "coalesce"
 
 [delivery]
-attempts = 3
+attempts = 4
 batch = 20
 instances = 2
 order-by = "properties.net"
+journal = true
+
+[restart]
+deaths = 2
+within = "10s"
 
 [config]
 window-days = 7
@@ -78,7 +83,8 @@ fn the_shortest_manifest_has_defaults() {
         Limits { timeout: Duration::from_secs(30), startup: Duration::from_secs(60), memory_bytes: None, depth: 64 };
     assert_eq!(manifest.limits, limits);
     assert_eq!(manifest.queue, QueueSettings { capacity: 1024, when_full: WhenFull::Block });
-    assert_eq!(manifest.delivery, Delivery { attempts: 1, batch: 1, instances: 1, order_by: None });
+    assert_eq!(manifest.delivery, Delivery { attempts: 3, batch: 1, instances: 1, order_by: None, journal: false });
+    assert_eq!(manifest.restart, Restart { deaths: 5, within: Duration::from_secs(60) });
     assert!(manifest.config.is_empty() && manifest.template().is_none());
     assert!(manifest.unsupported().is_empty() && manifest.not_enforced().is_empty());
     manifest.check_supported().expect("supported");
@@ -103,7 +109,8 @@ fn everything_written_is_read() {
     assert_eq!(manifest.limits, limits);
     assert_eq!(manifest.queue, QueueSettings { capacity: 7, when_full: WhenFull::Coalesce });
     let order_by = Some("properties.net".to_owned());
-    assert_eq!(manifest.delivery, Delivery { attempts: 3, batch: 20, instances: 2, order_by });
+    assert_eq!(manifest.delivery, Delivery { attempts: 4, batch: 20, instances: 2, order_by, journal: true });
+    assert_eq!(manifest.restart, Restart { deaths: 2, within: Duration::from_secs(10) });
     let config = serde_json::json!({
         "window-days": 7,
         "nested": {"list": [1, 2.5, true, "x"], "when": "2026-02-01T12:00:00Z"},
@@ -374,16 +381,12 @@ fn problems_name_their_field() {
 
 #[test]
 fn what_this_release_cannot_do_is_parsed_and_listed() {
-    let text = FULL.replace("\"own\"", "\"shared\"").replace("coalesce", "spill");
+    let text = FULL.replace("\"own\"", "\"shared\"");
     let manifest = parse(&text);
     assert_eq!(
         manifest.check_supported().expect_err("refused").to_string().lines().collect::<Vec<_>>(),
         [
             "plugin.toml:8: `isolation = \"shared\"` in [plugin] is not supported yet; use `isolation = \"own\"`",
-            "plugin.toml:26: `when-full = \"spill\"` in [queue] is not supported yet; use `when-full = \"block\"`",
-            "plugin.toml:31: `instances = 2` in [delivery] is not supported yet; use `instances = 1`",
-            "plugin.toml:32: `order-by` in [delivery] is not supported yet; \
-             leave it out: with one instance all events stay in order",
         ]
     );
     let warnings = manifest.not_enforced();

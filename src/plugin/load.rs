@@ -9,7 +9,10 @@ use std::{
 
 use serde::de::DeserializeOwned;
 use serde_json::{Map, Value, value::RawValue};
-use tokio::{sync::mpsc, task::JoinHandle};
+use tokio::{
+    sync::{mpsc, watch},
+    task::JoinHandle,
+};
 
 use crate::{
     chain::Chain,
@@ -65,6 +68,8 @@ pub struct PluginSource {
     pub config: Map<String, Value>,
     /// How long it may take until it is loaded.
     pub startup: Duration,
+    /// Which of several instances it is.
+    pub instance: Option<u32>,
     /// A carrier that must be used; `None`: the first that works.
     pub carrier: Option<Carrier>,
     /// For a plugin at the basic level: code to execute for events and calls.
@@ -150,10 +155,17 @@ impl Plugin {
         };
         let (inbox, mail) = mpsc::channel(INBOX);
         let prober = client.prober();
+        let seat: Arc<str> = match source.instance {
+            Some(number) => format!("{name}/{number}").into(),
+            None => name.clone(),
+        };
+        let (death, dead) = watch::channel(None);
         let mut plugin = Self {
             name: name.clone(),
             handlers: Vec::new(),
             takes_series: false,
+            seat: seat.clone(),
+            death: dead,
             about,
             prober,
             inbox,
@@ -173,7 +185,7 @@ impl Plugin {
                     execute(&client, runtime, &cell.source, deadline).await?;
                 }
                 plugin.handlers = template::handlers(template);
-                let actor = TemplateActor { name, client, template: template.clone(), inbox: mail };
+                let actor = TemplateActor { name, client, template: template.clone(), inbox: mail, death };
                 plugin.keep(tokio::spawn(actor.run()));
             }
             (None, Some(language), Some(shim)) => {
@@ -183,6 +195,8 @@ impl Plugin {
                 let (carrier, is_async, state) = (Carrier::Pipe, false, State::default());
                 let actor = Actor {
                     name,
+                    seat,
+                    death,
                     client,
                     language: language.clone(),
                     carrier,

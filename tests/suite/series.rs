@@ -73,7 +73,7 @@ async fn what_fails_is_tried_again_before_what_comes_after_it() {
 #[tokio::test]
 async fn only_the_event_that_hangs_is_given_up() {
     let events: Vec<(&str, u64)> = (0..200).map(|n| (if n == 100 { "hang" } else { "n" }, n)).collect();
-    let Some(done) = run("[limits]\ntimeout = \"1s\"\n", &events).await else { return };
+    let Some(done) = run("[limits]\ntimeout = \"1s\"\n[delivery]\nattempts = 1\n", &events).await else { return };
     let expected: Vec<String> = events
         .iter()
         .map(|(topic, n)| if *n == 100 { "hang 100 Timeout after 1".to_owned() } else { format!("{topic} {n}") })

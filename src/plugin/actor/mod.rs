@@ -16,7 +16,7 @@ use futures_util::{
     stream::FuturesUnordered,
 };
 use serde_json::value::RawValue;
-use tokio::sync::{mpsc, oneshot};
+use tokio::sync::{mpsc, oneshot, watch};
 
 use crate::{
     chain::Chain,
@@ -40,6 +40,10 @@ const QUEUED: usize = 1024;
 /// Owns one kernel.
 pub(super) struct Actor {
     pub name: Arc<str>,
+    /// Its name in the graph.
+    pub seat: Arc<str>,
+    /// Told when the kernel is gone.
+    pub death: watch::Sender<Option<RpcError>>,
     pub client: KernelClient,
     pub language: Arc<Language>,
     pub carrier: Carrier,
@@ -200,9 +204,9 @@ impl Actor {
         if let Some(error) = &self.state.dead {
             for Queued { job, told } in self.state.queued.drain(..) {
                 if told {
-                    self.graph.lock().unwrap_or_else(PoisonError::into_inner).stop_waiting(job.chain.id, &self.name);
+                    self.graph.lock().unwrap_or_else(PoisonError::into_inner).stop_waiting(job.chain.id, &self.seat);
                 }
-                drop(job.reply.send(Err(error.clone())));
+                drop(job.reply.send(Err(RpcError { not_begun: true, ..error.clone() })));
             }
             return;
         }
@@ -251,7 +255,7 @@ impl Actor {
             let wanted = !queued.job.reply.is_closed();
             if !wanted && queued.told {
                 let mut graph = self.graph.lock().unwrap_or_else(PoisonError::into_inner);
-                graph.stop_waiting(queued.job.chain.id, &self.name);
+                graph.stop_waiting(queued.job.chain.id, &self.seat);
             }
             wanted
         });
@@ -261,12 +265,12 @@ impl Actor {
                 let mut graph = self.graph.lock().unwrap_or_else(PoisonError::into_inner);
                 self.state.queued.iter_mut().position(|queued| {
                     let chain = queued.job.chain.id;
-                    if graph.would_wait_for_itself(chain, &self.name).is_some() {
+                    if graph.would_wait_for_itself(chain, &self.seat).is_some() {
                         return true;
                     }
                     if !queued.told {
                         queued.told = true;
-                        graph.wait(chain, &self.name);
+                        graph.wait(chain, &self.seat);
                     }
                     false
                 })
@@ -275,7 +279,7 @@ impl Actor {
                 let mut graph = self.graph.lock().unwrap_or_else(PoisonError::into_inner);
                 for queued in self.state.queued.iter_mut().filter(|queued| !queued.told) {
                     queued.told = true;
-                    graph.wait(queued.job.chain.id, &self.name);
+                    graph.wait(queued.job.chain.id, &self.seat);
                 }
                 None
             }
@@ -292,9 +296,9 @@ impl Actor {
         {
             let mut graph = self.graph.lock().unwrap_or_else(PoisonError::into_inner);
             if told {
-                graph.stop_waiting(job.chain.id, &self.name);
+                graph.stop_waiting(job.chain.id, &self.seat);
             }
-            graph.push(&self.name, job.chain.id);
+            graph.push(&self.seat, job.chain.id);
         }
         self.state.next_id += 1;
         let id = self.state.next_id;
@@ -412,7 +416,7 @@ impl Actor {
             }
         }
         let Some(Frame::Serving { reply, fate, .. }) = self.state.stack.pop() else { return };
-        self.graph.lock().unwrap_or_else(PoisonError::into_inner).pop(&self.name);
+        self.graph.lock().unwrap_or_else(PoisonError::into_inner).pop(&self.seat);
         if fate != Fate::Running {
             self.client.clear_cancel();
         }
