@@ -121,7 +121,15 @@ impl Instance {
         });
         let policy = Policy { deaths: manifest.restart.deaths, within: manifest.restart.within };
         let history = History::new(policy);
-        let keeper = Keeper { instance: instance.clone(), first: Some(loaded), recipe, commands: receiver, shared, history, retiring: JoinSet::new() };
+        let keeper = Keeper {
+            instance: instance.clone(),
+            first: Some(loaded),
+            recipe,
+            commands: receiver,
+            shared,
+            history,
+            retiring: JoinSet::new(),
+        };
         Ok((instance, keeper))
     }
 
@@ -353,7 +361,8 @@ impl Keeper {
         let loaded = Arc::new(loaded);
         *lock(&self.instance.loaded) = Some(loaded.clone());
         self.tell(State::Ready { process_id: loaded.plugin.about().process_id });
-        if let Some(meter) = self.shared.upgrade().as_ref().and_then(|shared| shared.meters.get(&*self.instance.plugin)) {
+        if let Some(meter) = self.shared.upgrade().as_ref().and_then(|shared| shared.meters.get(&*self.instance.plugin))
+        {
             meter.count(|stats| stats.restarts += 1);
         }
         Next::Run(loaded)

@@ -67,7 +67,13 @@ pub(crate) struct Delivery {
 }
 
 impl Entry {
-    pub fn new(manifest: Arc<Manifest>, meter: Arc<Meter>, lanes: Vec<Lane>, ledger: Arc<Ledger>, face: Arc<Face>) -> Self {
+    pub fn new(
+        manifest: Arc<Manifest>,
+        meter: Arc<Meter>,
+        lanes: Vec<Lane>,
+        ledger: Arc<Ledger>,
+        face: Arc<Face>,
+    ) -> Self {
         let name = manifest.name.as_str().into();
         Self { name, manifest, meter, lanes, ledger, face: RwLock::new(face) }
     }

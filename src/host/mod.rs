@@ -30,9 +30,9 @@ use std::{
     time::{Duration, Instant},
 };
 
+use futures_util::future::join_all;
 use serde::{Serialize, de::DeserializeOwned};
 use serde_json::value::RawValue;
-use futures_util::future::join_all;
 use tokio::task::JoinHandle;
 
 use crate::{

@@ -210,7 +210,7 @@ fn unknown_keys_get_the_nearest_valid_one() {
     check_after(
         "[banana]",
         &["plugin.toml:5: unknown section [banana]; there are `plugin`, `permissions`, `exports`, `limits`, `queue`, \
-           `delivery`, `config`, `template`"],
+           `delivery`, `restart`, `config`, `template`"],
     );
     check(
         &format!("timeout = \"5s\"\nbanana = 1\n{MINIMAL}"),
@@ -385,9 +385,7 @@ fn what_this_release_cannot_do_is_parsed_and_listed() {
     let manifest = parse(&text);
     assert_eq!(
         manifest.check_supported().expect_err("refused").to_string().lines().collect::<Vec<_>>(),
-        [
-            "plugin.toml:8: `isolation = \"shared\"` in [plugin] is not supported yet; use `isolation = \"own\"`",
-        ]
+        ["plugin.toml:8: `isolation = \"shared\"` in [plugin] is not supported yet; use `isolation = \"own\"`",]
     );
     let warnings = manifest.not_enforced();
     assert_eq!(warnings.len(), 1);

@@ -161,16 +161,11 @@ impl Store {
     /// # Errors
     ///
     /// - [`StoreError::Busy`], [`StoreError::Sqlite`].
-    pub fn bury(
-        &self,
-        event: &StoredEvent,
-        attempts: u32,
-        error: &str,
-        seq: Option<i64>,
-    ) -> Result<i64, StoreError> {
+    pub fn bury(&self, event: &StoredEvent, attempts: u32, error: &str, seq: Option<i64>) -> Result<i64, StoreError> {
         self.transact(|connection| {
-            let sql =
-                format!("INSERT INTO dead_letters ({EVENT}, attempts, error) VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9)");
+            let sql = format!(
+                "INSERT INTO dead_letters ({EVENT}, attempts, error) VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9)"
+            );
             let StoredEvent { plugin, handler, event_id, topic, time, key, data } = event;
             connection
                 .prepare_cached(&sql)?

@@ -327,13 +327,7 @@ fn one_row<T>(
     Ok(row)
 }
 
-fn swap_in(
-    connection: &Connection,
-    key: &str,
-    expected: u64,
-    value: &RawValue,
-    by: &str,
-) -> rusqlite::Result<Swap> {
+fn swap_in(connection: &Connection, key: &str, expected: u64, value: &RawValue, by: &str) -> rusqlite::Result<Swap> {
     let swapped = if expected == 0 {
         let sql = "INSERT INTO state (key, value, version, updated_by) \
              VALUES (?1, ?2, (SELECT version + 1 FROM state_floor), ?3) ON CONFLICT (key) DO NOTHING RETURNING version";

@@ -298,8 +298,7 @@ fn the_backlog_keeps_its_order_until_it_is_acknowledged() {
     let rows = store.backlog("p", 0, 2).expect("readable");
     let rows: Vec<_> = rows.into_iter().chain(store.backlog("p", seqs[1], 10).expect("readable")).collect();
     let found: Vec<_> = rows.iter().map(|row| (row.seq, row.attempts, row.event.clone())).collect();
-    let expected =
-        [(seqs[0], 0, stored("p", 0)), (seqs[1], 2, stored("p", 1)), (seqs[4], 0, stored("p", 4))];
+    let expected = [(seqs[0], 0, stored("p", 0)), (seqs[1], 2, stored("p", 1)), (seqs[4], 0, stored("p", 4))];
     assert_eq!(found, expected);
     assert_eq!((store.backlog_len("p", 0).expect("counted"), store.backlog_len("q", 0).expect("counted")), (3, 1));
 }
@@ -335,7 +334,10 @@ fn an_event_writes_a_key_once() {
     // A conflict is none of the event's doing: it may try again.
     assert_eq!(swap("e2", 7, "2"), Once::Swap(Swap::Conflict { version: 1 }));
     assert_eq!(swap("e2", 1, "2"), Once::Swap(Swap::Swapped { version: 2 }));
-    assert_eq!(store.swap_once("e1", "other", 0, &json("1"), "p").expect("works"), Once::Swap(Swap::Swapped { version: 1 }));
+    assert_eq!(
+        store.swap_once("e1", "other", 0, &json("1"), "p").expect("works"),
+        Once::Swap(Swap::Swapped { version: 1 })
+    );
     assert_eq!(store.forget_old().expect("works"), 0);
     assert_eq!(swap("e2", 2, "3"), Once::Done);
 }
