@@ -116,6 +116,9 @@ pub struct KernelBehaviour {
     /// The kernel binds no control socket (IRuby).
     #[serde(default)]
     pub no_control: bool,
+    /// The language runs in a child of the kernel, so that this child's death is the kernel's.
+    #[serde(default)]
+    pub child_interpreter: bool,
     /// The kernel does not end on `shutdown_request` (ijavascript, Prolog): go on to SIGTERM at once.
     #[serde(default)]
     pub no_shutdown: bool,

@@ -243,6 +243,9 @@ impl Plugin {
                 Ok(result) if result.bridge == rpc::VERSION => {
                     self.about.interpreter = result.interpreter;
                     self.about.carrier = Some(carrier);
+                    if language.kernel.child_interpreter {
+                        self.tell(Mail::WatchInterpreter).await;
+                    }
                     self.takes_series = result.features.iter().any(|feature| feature == rpc::SERIES);
                     return self.send_source(source, carrier, deadline).await;
                 }

@@ -159,8 +159,16 @@ pub struct About {
 #[derive(Debug)]
 enum Mail {
     Job(Job),
-    UseCarrier { carrier: Carrier, is_async: bool },
-    Stop { grace: Duration, done: oneshot::Sender<()> },
+    UseCarrier {
+        carrier: Carrier,
+        is_async: bool,
+    },
+    /// Whatever the kernel has started by now is the interpreter.
+    WatchInterpreter,
+    Stop {
+        grace: Duration,
+        done: oneshot::Sender<()>,
+    },
 }
 
 /// A request to the plugin.

@@ -69,7 +69,7 @@ impl TemplateActor {
                     let result = self.serve(&job).await.map_err(|error| error.in_plugin(&self.name));
                     drop(job.reply.send(result));
                 }
-                Mail::UseCarrier { .. } => {}
+                Mail::UseCarrier { .. } | Mail::WatchInterpreter => {}
                 Mail::Stop { grace: asked, done } => {
                     (grace, stopped) = (asked, Some(done));
                     break;

@@ -2,7 +2,7 @@
 
 use std::{
     fs, io,
-    os::unix::process::ExitStatusExt,
+    os::{fd::OwnedFd, unix::process::ExitStatusExt},
     path::Path,
     process::{ExitStatus, Stdio},
     sync::{Arc, OnceLock, mpsc},
@@ -17,7 +17,9 @@ use nix::{
     },
     unistd::{Pid, getppid, setsid},
 };
+use rustix::process::PidfdFlags;
 use tokio::{
+    io::{Interest, unix::AsyncFd},
     process::{Child, Command},
     runtime::Handle,
     sync::{oneshot, watch},
@@ -160,6 +162,18 @@ impl Process {
     /// All its living processes.
     pub fn tree(&self) -> Vec<u32> {
         processes_of(self.folder.path())
+    }
+
+    /// What becomes readable when one of the processes ends that the kernel has started so far.
+    pub fn child_exits(&self) -> io::Result<Vec<AsyncFd<OwnedFd>>> {
+        let children = self.marked().into_iter().filter(|&pid| pid != self.pid);
+        let open = |pid: Pid| match rustix::process::Pid::from_raw(pid.as_raw()) {
+            Some(pid) => rustix::process::pidfd_open(pid, PidfdFlags::NONBLOCK).map_err(io::Error::from),
+            None => Err(io::ErrorKind::NotFound.into()),
+        };
+        // SAFETY: an `OwnedFd` is the same open file for as long as it lives.
+        let register = |exit| unsafe { AsyncFd::register_with_interest(exit, Interest::READABLE) };
+        children.map(|pid| Ok(register(open(pid)?)?)).collect()
     }
 
     /// Memory of all its living processes in bytes; see [`memory_bytes`].

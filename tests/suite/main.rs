@@ -15,6 +15,7 @@ mod bare;
 mod cli;
 mod client;
 mod conformance;
+mod delivery;
 mod demo;
 mod discover;
 mod examples;

@@ -62,6 +62,8 @@ pub(super) struct State {
     queued: VecDeque<Queued>,
     stack: Vec<Frame>,
     calls: FuturesUnordered<HostCall>,
+    /// Each ends with a process that the kernel cannot do without.
+    children: FuturesUnordered<Pin<Box<dyn Future<Output = ()> + Send>>>,
     next_id: u64,
     next_token: u64,
     /// The shim became ready over this carrier before, so if it does not again, it is gone.
@@ -143,6 +145,7 @@ enum Happened {
     Answered(u64, CallOutcome),
     Timer,
     Exit,
+    ChildExit,
 }
 
 impl Actor {
@@ -167,6 +170,7 @@ impl Actor {
                 Some((token, outcome)) = state.calls.next() => Happened::Answered(token, outcome),
                 mail = self.inbox.recv(), if state.queued.len() < QUEUED => Happened::Mail(mail),
                 () = &mut timer => Happened::Timer,
+                Some(()) = state.children.next(), if state.dead.is_none() => Happened::ChildExit,
                 _ = exit.wait_for(Option::is_some), if state.dead.is_none() => Happened::Exit,
             };
             match happened {
@@ -176,6 +180,7 @@ impl Actor {
                     (self.carrier, self.is_async) = (carrier, is_async);
                     self.end_turn();
                 }
+                Happened::Mail(Some(Mail::WatchInterpreter)) => self.watch_interpreter(),
                 Happened::Mail(Some(Mail::Stop { grace, done })) => self.state.stop = Some((grace, done)),
                 // The handle is gone, and with it anyone who could wait.
                 Happened::Mail(None) => break,
@@ -186,6 +191,7 @@ impl Actor {
                 Happened::Answered(token, outcome) => self.answered(token, outcome),
                 Happened::Timer => self.expire().await,
                 Happened::Exit => self.exited(),
+                Happened::ChildExit => self.kill("the interpreter behind the kernel ended".into()).await,
             }
         }
         let (grace, done) = match self.state.stop.take() {
@@ -196,6 +202,18 @@ impl Actor {
         if let Some(done) = done {
             // Whoever asked may have given up.
             let _ = done.send(());
+        }
+    }
+
+    fn watch_interpreter(&mut self) {
+        match self.client.process().child_exits() {
+            Ok(exits) => {
+                self.state.children.extend(exits.into_iter().map(|exit| -> Pin<Box<dyn Future<Output = ()> + Send>> {
+                    Box::pin(async move { drop(exit.readable().await) })
+                }))
+            }
+            // Then its death shows at the next turn.
+            Err(error) => tracing::debug!(plugin = &*self.name, %error, "cannot watch the interpreter"),
         }
     }
 
