@@ -13,7 +13,7 @@ use serde_json::{Value, json};
 
 use super::{
     LARGE,
-    endings::{nothing_left, private_folder},
+    endings::{folders, nothing_left},
     subject::{Report, Subject},
     values::{contains, equal, equal_ok, handled, integral, is_png, normal, output, wait},
 };
@@ -308,12 +308,12 @@ pub async fn main_cases(subject: &Subject, report: &mut Report) {
     report
         .case("shutdown runs on_shutdown and leaves nothing", async {
             let about = host.plugins()[0].about.clone();
-            let folder = private_folder(about.process_id)?;
+            let folders = folders(about.process_id)?;
             host.shutdown().await;
             let store = Store::open(subject.dir.path().join("state.db")).map_err(|error| error.to_string())?;
             let set = store.get(&format!("shutdown/{}", subject.name)).map_err(|error| error.to_string())?;
             equal(json!(set.as_ref().map(|value| value.get())), json!("true"))?;
-            nothing_left(&folder)
+            nothing_left(&folders)
         })
         .await;
 }

@@ -2,7 +2,7 @@
 
 use std::{
     fs,
-    path::{Path, PathBuf},
+    path::PathBuf,
     time::{Duration, Instant},
 };
 
@@ -75,7 +75,7 @@ pub async fn timeout(subject: &Subject) -> Result<(), String> {
 pub async fn killed(subject: &Subject) -> Result<(), String> {
     let (host, _) = subject.host(false, "20s").await.map_err(|error| error.to_string())?;
     let plugin = subject.plugin_name();
-    let folder = private_folder(host.plugins()[0].about.process_id)?;
+    let folders = folders(host.plugins()[0].about.process_id)?;
     for (function, args) in [("exit_now", json!([])), ("hello", json!(["Ada"]))] {
         let error = host.call::<Value>(&format!("{plugin}.{function}"), args).await.err().ok_or("it answered")?;
         if error.kind != ErrorKind::Gone {
@@ -83,21 +83,26 @@ pub async fn killed(subject: &Subject) -> Result<(), String> {
         }
     }
     host.shutdown().await;
-    nothing_left(&folder)
+    nothing_left(&folders)
 }
 
-/// The private folder of the kernel with this process id.
-pub fn private_folder(process_id: u32) -> Result<PathBuf, String> {
+/// The private folder of the kernel with this process id, and that for its temporary files.
+pub fn folders(process_id: u32) -> Result<[PathBuf; 2], String> {
     let environment = fs::read(format!("/proc/{process_id}/environ")).map_err(|error| error.to_string())?;
-    let mark = b"KERNELBRIDGE_DIR=";
-    let variable = environment.split(|&byte| byte == 0).find_map(|variable| variable.strip_prefix(mark));
-    Ok(PathBuf::from(String::from_utf8_lossy(variable.ok_or("no private folder")?).into_owned()))
+    let value = |name: &str| {
+        let variable = environment.split(|&byte| byte == 0).find_map(|variable| variable.strip_prefix(name.as_bytes()));
+        Ok::<_, String>(PathBuf::from(String::from_utf8_lossy(variable.ok_or(format!("no {name}"))?).into_owned()))
+    };
+    Ok([value("KERNELBRIDGE_DIR=")?, value("TMPDIR=")?])
 }
 
-pub fn nothing_left(folder: &Path) -> Result<(), String> {
-    let left = processes_with(&format!("KERNELBRIDGE_DIR={}", folder.display()));
+pub fn nothing_left(folders: &[PathBuf; 2]) -> Result<(), String> {
+    let left = processes_with(&format!("KERNELBRIDGE_DIR={}", folders[0].display()));
     if !left.is_empty() {
         return Err(format!("processes are left: {left:?}"));
     }
-    if folder.exists() { Err(format!("{} is left", folder.display())) } else { Ok(()) }
+    match folders.iter().find(|folder| folder.exists()) {
+        Some(folder) => Err(format!("{} is left", folder.display())),
+        None => Ok(()),
+    }
 }
