@@ -298,3 +298,6 @@ addpath (__bridge__.folder);
 max_recursion_depth (1000);    # frames of any function, not 256: a nested call takes 8
 warning ("off", "backtrace");  # it would show the shim's frames under every warning
 system ("stty -icanon");       # else the terminal cuts what the kernel answers to input() at 4095 bytes
+# Octave that is ended by a signal, as it is when its wrapper dies, would leave `octave-workspace` beside the plugin.
+sighup_dumps_octave_core (false); sigterm_dumps_octave_core (false);
+sigquit_dumps_octave_core (false); crash_dumps_octave_core (false);

@@ -10,6 +10,10 @@ use kernelbridge::{
     host::{Host, News},
     rpc::ErrorKind,
 };
+use nix::{
+    sys::signal::{Signal, kill},
+    unistd::Pid,
+};
 use serde_json::{Value, json};
 
 use crate::support::{Installed, copy_files, root};
@@ -222,6 +226,32 @@ async fn the_application_may_answer_the_keyboard() {
     let answer: String = host.call("asker.ask", ()).await.expect("answered");
     assert_eq!(answer, "answer to name? ");
     host.shutdown().await;
+}
+
+/// Octave would save its variables when its wrapper is gone.
+#[tokio::test]
+async fn a_killed_octave_leaves_nothing_beside_the_plugin() {
+    if !Installed::look().has("octave") {
+        return;
+    }
+    let dir = tempfile::tempdir().expect("a folder");
+    let folder = plugin(dir.path(), "p", "octave", "bridge_export (\"pid\", @() getpid ())", "");
+    let host = Host::builder().plugin(&folder).build().await.expect("a host");
+    let octave: f64 = host.call("p.pid", ()).await.expect("its process");
+    let wrapper = host.plugins()[0].about.process_id;
+    kill(Pid::from_raw(i32::try_from(wrapper).expect("a pid")), Signal::SIGKILL).expect("killed");
+    let alive = PathBuf::from(format!("/proc/{octave}"));
+    tokio::time::timeout(Duration::from_secs(10), async {
+        while alive.exists() {
+            tokio::time::sleep(Duration::from_millis(20)).await;
+        }
+    })
+    .await
+    .expect("it ends");
+    host.shutdown().await;
+    let mut left: Vec<_> = fs::read_dir(&folder).expect("a folder").flatten().map(|entry| entry.file_name()).collect();
+    left.sort();
+    assert_eq!(left, ["plugin.src", "plugin.toml"]);
 }
 
 #[tokio::test]
