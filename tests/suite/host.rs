@@ -246,7 +246,7 @@ async fn a_notebook_is_a_plugin() {
     });
     let folder = plugin(dir.path(), "notebook", "python", "", "");
     fs::write(folder.join("plugin.ipynb"), notebook.to_string()).expect("written");
-    let manifest = fs::read_to_string(folder.join("plugin.toml")).expect("read").replace("plugin.src", "plugin.ipynb");
+    let manifest = fs::read_to_string(folder.join("plugin.toml")).expect("read").replace("plugin.py", "plugin.ipynb");
     fs::write(folder.join("plugin.toml"), manifest).expect("written");
     let host = Host::builder().plugin(&folder).build().await.expect("a host");
     assert_eq!(host.call::<i64>("notebook.double", (21,)).await.expect("a number"), 42);
