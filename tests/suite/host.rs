@@ -7,6 +7,7 @@ use std::{
 };
 
 use kernelbridge::{
+    discover::Languages,
     host::{Host, News},
     rpc::ErrorKind,
 };
@@ -22,9 +23,11 @@ use crate::support::{Installed, copy_files, root};
 pub fn plugin(dir: &Path, name: &str, language: &str, source: &str, manifest: &str) -> PathBuf {
     let folder = dir.join(name);
     fs::create_dir_all(&folder).expect("a folder");
-    fs::write(folder.join("plugin.src"), source).expect("written");
+    let languages = Languages::built_in();
+    let entry = format!("plugin.{}", languages.find(language).expect("a language").language.extension);
+    fs::write(folder.join(&entry), source).expect("written");
     let text = format!(
-        "[plugin]\nname = \"{name}\"\nversion = \"0.1.0\"\nlanguage = \"{language}\"\nentry = \"plugin.src\"\nbridge = \"1\"\n\
+        "[plugin]\nname = \"{name}\"\nversion = \"0.1.0\"\nlanguage = \"{language}\"\nentry = \"{entry}\"\nbridge = \"1\"\n\
          [permissions]\ncall = [\"*\"]\nemit = [\"*\"]\n{manifest}"
     );
     fs::write(folder.join("plugin.toml"), text).expect("written");
@@ -273,7 +276,7 @@ async fn a_notebook_is_a_plugin() {
     });
     let folder = plugin(dir.path(), "notebook", "python", "", "");
     fs::write(folder.join("plugin.ipynb"), notebook.to_string()).expect("written");
-    let manifest = fs::read_to_string(folder.join("plugin.toml")).expect("read").replace("plugin.src", "plugin.ipynb");
+    let manifest = fs::read_to_string(folder.join("plugin.toml")).expect("read").replace("plugin.py", "plugin.ipynb");
     fs::write(folder.join("plugin.toml"), manifest).expect("written");
     let host = Host::builder().plugin(&folder).build().await.expect("a host");
     assert_eq!(host.call::<i64>("notebook.double", (21,)).await.expect("a number"), 42);
