@@ -152,24 +152,46 @@
     return message;
   }
   function serve({ id, method, params }, mayWait) {
-    let outcome;
+    const outcome = method === "series" ? series(params, mayWait) : attempt(method, params, mayWait);
+    return then(outcome, (text) => void (ended || carrier.post(`{"jsonrpc":"2.0","id":${id},${text}}`)));
+  }
+  /** What came of a request, as the end of a response, or the promise of it. */
+  function attempt(method, params, mayWait) {
+    let value;
     try {
       if (!Object.hasOwn(methods, method)) throw new Refusal("NotFound", `no method \`${method}\``);
-      outcome = methods[method](params ?? {}, mayWait);
-      if (!isPromise(outcome)) return reply(id, outcome);
-      if (!mayWait) outcome.then(() => {}, () => {}); // its late error has nobody to go to
-      if (!mayWait) throw deadlock();
+      value = methods[method](params ?? {}, mayWait);
+      if (!isPromise(value)) return result(value);
+      if (!mayWait) throw (value.then(() => {}, () => {}), deadlock()); // its late error has nobody to go to
     } catch (thrown) {
-      return reply(id, describe(thrown), "error");
+      return failure(thrown);
     }
     awaiting = true;
-    return new Promise((resolve, reject) => outcome.then(resolve, cancel = reject)).finally(() => awaiting = false)
-      .then((value) => reply(id, value), (thrown) => reply(id, describe(thrown), "error"));
+    return new Promise((resolve, reject) => value.then(resolve, cancel = reject)).finally(() => awaiting = false)
+      .then(result, failure);
   }
-  function reply(id, value, key = "result") {
-    let text;
-    try { text = encode(value); } catch (refusal) { return reply(id, describe(refusal), "error"); }
-    if (!ended) carrier.post(`{"jsonrpc":"2.0","id":${id},"${key}":${text}}`);
+  const failure = (thrown) => result(describe(thrown), "error");
+  function result(value, key = "result") {
+    try { return `"${key}":${encode(value)}`; } catch (refusal) { return failure(refusal); }
+  }
+  /** Events one after the other, until one fails or time is up. */
+  function series({ within_ms, chain, events }, mayWait) {
+    const outcomes = [], until = performance.now() + within_ms;
+    let began;
+    function isLast(text) {
+      const now = performance.now();
+      outcomes.push(`{${text},"ms":${(now - began).toFixed(3)}}`);
+      return ended || now > until || text.startsWith('"error"');
+    }
+    function more(isOver) {
+      while (!isOver && outcomes.length < events.length) {
+        began = performance.now();
+        isOver = then(attempt("event", { ...events[outcomes.length], chain }, mayWait), isLast);
+        if (isPromise(isOver)) return isOver.then(more);
+      }
+      return `"result":{"outcomes":[${outcomes}]}`;
+    }
+    return more(false);
   }
   /** Ask the host and wait for its answer. Whoever waits, serves. */
   function request(method, params) {
@@ -259,7 +281,7 @@
 
   // ---- The kernel
   const interpreter = `Deno ${Deno.version.deno}, V8 ${Deno.version.v8}, TypeScript ${Deno.version.typescript}`;
-  const about = { bridge: "1", language: "javascript", interpreter, features: [] };
+  const about = { bridge: "1", language: "javascript", interpreter, features: ["series"] };
   let loads = 0;
   /** A file is imported from where it lies, so that its own imports work; notebook cells become one module. */
   async function importPlugin(path, cells) {

@@ -156,7 +156,7 @@ def _kernelbridge():
         bodies, clock = [], time.perf_counter
         began = last = clock()
         for event in params["events"]:
-            body = outcome(await attempt("event", event, id, apart))
+            body = outcome(await attempt("event", {**event, "chain": params["chain"]}, id, apart))
             before, last = last, clock()
             bodies.append(b'{%b,"ms":%.3f}' % (body, (last - before) * 1000))
             if now.ended or body.startswith(b'"error"') or (last - began) * 1000 > params["within_ms"]:

@@ -171,7 +171,7 @@ local({
   methods <- list(
     initialize = function(params) {
       config <<- params$config
-      list(bridge = "1", language = "r", interpreter = R.version.string, features = list())
+      list(bridge = "1", language = "r", interpreter = R.version.string, features = list("series"))
     },
     load = function(params) {
       handlers <<- exports <<- shutdowns <<- list()
@@ -204,13 +204,30 @@ local({
     if (message$method == "end") ended <<- TRUE
     if (is.null(message$id) || message$id <= served) return()
     served <<- message$id
-    params <- message$params
-    label <- paste(c(message$method, params$name, params$topic), collapse = " ")
-    text <- outcome(label, (methods[[message$method]] %||% not_found("no method `", message$method, "`"))(params))
+    text <- if (message$method == "series") series(message$params) else attempt(message$method, message$params)
     if (ended) return()
     show_output()
     say("\"id\":", decimal(message$id), ",", text)
   }
+
+  attempt <- function(method, params) {
+    label <- paste(c(method, params$name, params$topic), collapse = " ")
+    outcome(label, (methods[[method]] %||% not_found("no method `", method, "`"))(params))
+  }
+  # Events one after the other, until one fails or time is up.
+  series <- function(params) {
+    outcomes <- NULL
+    began <- last <- milliseconds()
+    for (event in params$events) {
+      text <- attempt("event", c(event, params["chain"]))
+      now <- milliseconds()
+      outcomes <- c(outcomes, paste0("{", text, ",\"ms\":", sprintf("%.3f", now - last), "}"))
+      last <- now
+      if (ended || startsWith(text, "\"error\"") || now - began > params$within_ms) break
+    }
+    paste0("\"result\":{\"outcomes\":[", paste(outcomes, collapse = ","), "]}")
+  }
+  milliseconds <- function() unclass(Sys.time()) * 1000
 
   forget_interrupt <- function() tryCatch(allowInterrupts(Sys.sleep(0)), interrupt = function(i) NULL)
   run_turn <- function(via) {

@@ -106,6 +106,9 @@ pub struct NewArgs {
     /// Make its folder in this one.
     #[arg(long, value_name = "DIR", default_value = ".", value_hint = ValueHint::DirPath)]
     pub dir: PathBuf,
+    /// Write a notebook instead of a source file.
+    #[arg(long)]
+    pub notebook: bool,
 }
 
 /// The format of test files, in lines that fit everywhere.

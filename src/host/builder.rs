@@ -1,15 +1,12 @@
 //! Describing a host, and starting it.
 
 use std::{
-    fmt::Display,
-    future::Future,
     io,
     path::{Path, PathBuf},
     sync::{Arc, RwLock, atomic::AtomicUsize},
 };
 
 use futures_util::future::join_all;
-use serde::{Serialize, de::DeserializeOwned};
 use tokio::sync::Notify;
 
 use crate::{
@@ -19,12 +16,12 @@ use crate::{
     host::{
         Host,
         errands::errands,
-        functions::{Caller, Functions},
+        functions::Functions,
         instance::{Instance, Keeper, Recipe},
         lane::{Entry, Lane},
         ledger::{Ledger, work_off},
         news::Newsroom,
-        shared::{Door, INPUT, Shared},
+        shared::{Door, Shared},
         stats::Meter,
         worker::Worker,
     },
@@ -43,7 +40,7 @@ use crate::{
 #[derive(Default)]
 pub struct HostBuilder {
     plugins: Vec<PathBuf>,
-    functions: Functions,
+    pub(super) functions: Functions,
     state: Option<PathBuf>,
     kernelspecs: Vec<PathBuf>,
     environment: Option<Environment>,
@@ -142,45 +139,6 @@ impl HostBuilder {
     pub fn plugin(mut self, path: impl Into<PathBuf>) -> Self {
         self.plugins.push(path.into());
         self
-    }
-
-    /// Offer a function to plugins. An [`RpcError`](crate::rpc::RpcError) that it returns reaches the plugin as it is,
-    /// any other error as `Raised`. Its arguments are a tuple of types that serde reads: `|(a, b): (f64, f64)| async
-    /// move { Ok::<_, String>(a + b) }`. A name has a dot and does not begin with a plugin's name.
-    #[must_use]
-    pub fn function<A, R, E, F, Fut>(self, name: &str, function: F) -> Self
-    where
-        A: DeserializeOwned,
-        R: Serialize,
-        E: Display + 'static,
-        F: Fn(A) -> Fut + Send + Sync + 'static,
-        Fut: Future<Output = Result<R, E>> + Send + 'static,
-    {
-        self.function_with_caller(name, move |_, args| function(args))
-    }
-
-    /// As [`HostBuilder::function`], for a function that wants to know who calls, or calls back as part of the chain.
-    #[must_use]
-    pub fn function_with_caller<A, R, E, F, Fut>(mut self, name: &str, function: F) -> Self
-    where
-        A: DeserializeOwned,
-        R: Serialize,
-        E: Display + 'static,
-        F: Fn(Caller, A) -> Fut + Send + Sync + 'static,
-        Fut: Future<Output = Result<R, E>> + Send + 'static,
-    {
-        self.functions.add(name, function);
-        self
-    }
-
-    /// Answer what plugins' authors read from a keyboard; without this such reads fail with a clear error.
-    #[must_use]
-    pub fn on_input<F, Fut>(self, answer: F) -> Self
-    where
-        F: Fn(String) -> Fut + Send + Sync + 'static,
-        Fut: Future<Output = Result<String, String>> + Send + 'static,
-    {
-        self.function(INPUT, move |(prompt,): (String,)| answer(prompt))
     }
 
     /// Keep shared state in this SQLite file. Without this it is in memory and gone with the host.

@@ -57,13 +57,14 @@ impl std::fmt::Display for Exit {
     }
 }
 
-/// A kernel's process. Dropping it kills the process with all its descendants and removes its folder.
+/// A kernel's process. Dropping it kills the process with all its descendants and removes its folders.
 #[derive(Debug)]
 pub struct Process {
     pid: Pid,
     exit: watch::Receiver<Option<Exit>>,
     tail: Tail,
     folder: Folder,
+    _temporary: Option<Folder>,
     waiter: JoinHandle<()>,
     _guardian: Arc<Guardian>,
 }
@@ -73,11 +74,16 @@ impl Process {
         spec: &LaunchSpec,
         argv: Vec<String>,
         folder: Folder,
+        temporary: Option<Folder>,
         guardian: Arc<Guardian>,
         ports: Option<Ports>,
     ) -> io::Result<Self> {
         let mut command = Command::new(&argv[0]);
         command.args(&argv[1..]).stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped());
+        if let Some(temporary) = &temporary {
+            // SWI-Prolog 9 knows only the second.
+            command.env("TMPDIR", temporary.path()).env("TMP", temporary.path());
+        }
         command.env_remove("PYTHONEXECUTABLE").envs(&spec.env);
         command.env("JPY_PARENT_PID", std::process::id().to_string());
         command.env(HOST_MARK, guardian.id()).env(FOLDER_MARK, folder.path());
@@ -122,7 +128,7 @@ impl Process {
             // `wait` fails only if somebody else reaped the child; it has ended all the same.
             sender.send_replace(Some(Exit(status.unwrap_or_default())));
         });
-        Ok(Self { pid, exit, tail, folder, waiter, _guardian: guardian })
+        Ok(Self { pid, exit, tail, folder, _temporary: temporary, waiter, _guardian: guardian })
     }
 
     /// Its process id.

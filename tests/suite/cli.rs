@@ -8,7 +8,7 @@ mod signals;
 
 use std::{
     fs,
-    path::{Path, PathBuf},
+    path::PathBuf,
     process::{Child, Command, Stdio},
     sync::{Mutex, MutexGuard, PoisonError},
     time::{Duration, Instant},
@@ -46,8 +46,14 @@ impl Desk {
     pub fn new() -> Self {
         let dir = tempfile::tempdir().expect("a folder");
         let mark = uuid::Uuid::new_v4().to_string();
-        // So that messages do not depend on whose machine it is.
-        let env = [("XDG_CONFIG_HOME", dir.path().join("config")), ("JUPYTER_PATH", dir.path().join("jupyter"))];
+        fs::create_dir(dir.path().join("run")).expect("a folder");
+        let env = [
+            // So that messages do not depend on whose machine it is.
+            ("XDG_CONFIG_HOME", dir.path().join("config")),
+            ("JUPYTER_PATH", dir.path().join("jupyter")),
+            // Private folders are not where temporary files are, as for whoever sits at the machine.
+            ("XDG_RUNTIME_DIR", dir.path().join("run")),
+        ];
         let env = env.map(|(name, path)| (name.to_owned(), path.display().to_string()));
         Self { dir, env: env.into(), mark }
     }
@@ -143,16 +149,19 @@ pub fn until(what: &str, deadline: Duration, is_so: impl Fn() -> bool) {
     }
 }
 
-/// Folders of kernels that carry the desk's mark.
+/// Folders of kernels that carry the desk's mark: private ones, and those for temporary files.
 pub fn kernel_folders(mark_of: &Desk) -> Vec<PathBuf> {
     let mark = format!("{MARK}={}", mark_of.mark);
     let mut folders = Vec::new();
     for entry in fs::read_dir("/proc").expect("procfs").flatten() {
         let environment = fs::read(entry.path().join("environ")).unwrap_or_default();
         let variables: Vec<_> = environment.split(|&byte| byte == 0).map(String::from_utf8_lossy).collect();
-        if variables.iter().any(|variable| *variable == mark) {
-            let folder = variables.iter().find_map(|variable| variable.strip_prefix("KERNELBRIDGE_DIR="));
-            folders.extend(folder.map(|folder| Path::new(folder).to_owned()));
+        let value = |name: &str| variables.iter().find_map(|variable| variable.strip_prefix(name)).map(PathBuf::from);
+        if variables.iter().any(|variable| *variable == mark)
+            && let Some(folder) = value("KERNELBRIDGE_DIR=")
+        {
+            folders.push(folder);
+            folders.extend(value("TMPDIR="));
         }
     }
     folders

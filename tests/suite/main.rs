@@ -9,6 +9,7 @@
 //! - `examples`: they run
 //! - `floors`: who imports whom
 //! - `host`: many plugins: state, crossing calls, full queues, deadlines, lossless streams
+//! - `turns`: a shim that does what real ones do rarely
 //! - `wire`: our messages against jupyter_client's and jupyter-protocol's, schemas, mutations
 
 mod bare;
@@ -23,4 +24,5 @@ mod floors;
 mod host;
 mod series;
 mod support;
+mod turns;
 mod wire;

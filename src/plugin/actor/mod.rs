@@ -426,6 +426,13 @@ impl Actor {
 
     /// The plugin answered a request of ours; only that on top of its stack can be.
     fn finished(&mut self, answered: u64, result: Result<Box<RawValue>, RpcError>) {
+        // A handler that was interrupted while it waited for a call no longer does.
+        if let [.., Frame::Serving { id, .. }, Frame::Waiting { abort, .. }] = self.state.stack.as_slice()
+            && *id == answered
+        {
+            abort.abort();
+            self.state.stack.pop();
+        }
         match self.state.stack.last() {
             Some(Frame::Serving { id, .. }) if *id == answered => {}
             _ => {
