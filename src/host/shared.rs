@@ -534,5 +534,6 @@ pub(super) fn typed<T: serde::de::DeserializeOwned>(name: &str, result: &RawValu
 
 /// How long a handler's retry waits, the first being 1.
 pub(super) fn backoff(attempt: u32) -> Duration {
-    Duration::from_millis(100) * 2u32.pow(attempt.saturating_sub(1).min(6))
+    // Handlers that failed of one cause must not all come back at one moment.
+    (Duration::from_millis(100) * 2u32.pow(attempt.saturating_sub(1).min(6))).mul_f64(0.8 + 0.4 * fastrand::f64())
 }

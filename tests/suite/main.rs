@@ -13,6 +13,7 @@
 //! - `wire`: our messages against jupyter_client's and jupyter-protocol's, schemas, mutations
 
 mod bare;
+mod chaos;
 mod cli;
 mod client;
 mod conformance;
