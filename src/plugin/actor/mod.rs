@@ -452,15 +452,16 @@ impl Actor {
 
     /// The plugin asks something of the host.
     fn asked(&mut self, id: u64, plea: Result<Plea, RpcError>) {
+        // A handler that was interrupted while it waited for a call, and calls again.
+        if let Some(Frame::Waiting { abort, .. }) = self.state.stack.last() {
+            abort.abort();
+            self.state.stack.pop();
+        }
         let chain = match self.state.stack.last() {
             Some(Frame::Serving { chain, deadline, .. }) => {
                 Chain { deadline: chain.deadline.min(*deadline), ..chain.clone() }
             }
-            Some(Frame::Waiting { .. }) => {
-                let reason = format!("request {id} while it waits for another");
-                return self.host.news(&self.name, PluginNews::Odd { reason });
-            }
-            None => {
+            _ => {
                 let error = RpcError::new(ErrorKind::Cancelled, "no handler is running; calls belong inside one");
                 return self.send(rpc::response(id, &Err(error)));
             }
