@@ -14,7 +14,7 @@
   const then = (value, change) => isPromise(value) ? value.then(change) : change(value);
 
   // ---- Errors
-  const codes = { Raised: -32000, Cancelled: -32003, Deadlock: -32004, NotFound: -32601, Invalid: -32602 };
+  const codes = { Raised: -32000, Timeout: -32002, Cancelled: -32003, Deadlock: -32004, NotFound: -32601, Invalid: -32602 };
   /** What authors catch. `cause` is the error object as received; the shim's own errors have none. */
   class BridgeError extends Error {
     constructor(kind, message, cause) {
@@ -152,7 +152,8 @@
     return message;
   }
   function serve({ id, method, params }, mayWait) {
-    const outcome = method === "series" ? series(params, mayWait) : attempt(method, params, mayWait);
+    const known = method === "event" && unsent.get(nameOf(params));
+    const outcome = method === "series" ? series(params, mayWait) : known || attempt(method, params, mayWait);
     return then(outcome, (text) => void (ended || carrier.post(`{"jsonrpc":"2.0","id":${id},${text}}`)));
   }
   /** What came of a request, as the end of a response, or the promise of it. */
@@ -174,21 +175,28 @@
   function result(value, key = "result") {
     try { return `"${key}":${encode(value)}`; } catch (refusal) { return failure(refusal); }
   }
+  // Outcomes of a series. When an interrupt takes the turn along, the host sends the events again, each alone.
+  const unsent = new Map(), nameOf = ({ handler, id, attempt }) => `${handler} ${id} ${attempt}`;
   /** Events one after the other, until one fails or time is up. */
   function series({ within_ms, chain, events }, mayWait) {
     const outcomes = [], until = performance.now() + within_ms;
+    const overdue = failure(new Refusal("Timeout", "interrupted at its deadline"));
     let began;
+    unsent.clear();
     function isLast(text) {
       const now = performance.now();
+      unsent.set(nameOf(events[outcomes.length]), text);
       outcomes.push(`{${text},"ms":${(now - began).toFixed(3)}}`);
       return ended || now > until || text.startsWith('"error"');
     }
     function more(isOver) {
       while (!isOver && outcomes.length < events.length) {
         began = performance.now();
+        unsent.set(nameOf(events[outcomes.length]), overdue);
         isOver = then(attempt("event", { ...events[outcomes.length], chain }, mayWait), isLast);
         if (isPromise(isOver)) return isOver.then(more);
       }
+      if (!ended) unsent.clear();
       return `"result":{"outcomes":[${outcomes}]}`;
     }
     return more(false);

@@ -1,13 +1,20 @@
 // Events that are well, fail at first, never end, and take 20 ms.
-bridge.on("n", (event) => event.data);
+const seen = new Set();
+function once(event) {
+  if (seen.has(event.data)) throw new Error("the same attempt a second time");
+  seen.add(event.data);
+  return event.data;
+}
+
+bridge.on("n", once);
 
 bridge.on("flaky", async (event) => {
   if (event.attempt === 1) throw new Error("the first attempt fails");
   return event.data;
 });
 
-bridge.on("hang", () => {
-  for (;;);
+bridge.on("hang", (event) => {
+  for (once(event);;);
 });
 
 bridge.on("slow", async (event) => {
