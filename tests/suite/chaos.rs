@@ -31,9 +31,12 @@ async fn every_event_is_handled_or_a_dead_letter() {
     };
     let report = engine::run(&plan, dir.path()).await;
     println!("seed {seed}: {report:#?}");
+    let faults: u64 = report.faults.values().sum();
     for (name, tally) in &report.plugins {
         assert_eq!((tally.lost, tally.twice, tally.disordered), (0, 0, 0), "{name}, seed {seed}: {report:#?}");
         assert_eq!(tally.handled + tally.dead, tally.emitted, "{name}, seed {seed}");
+        // Each death may repeat one series, each fault what it hit.
+        assert!(tally.repeated <= 64 * tally.restarts + 3 * faults, "{name}, seed {seed}: {report:#?}");
     }
     assert!(report.left.is_empty(), "{:?}", report.left);
     assert!(report.memory_bytes.1 < report.memory_bytes.0 + 50_000_000, "{:?}", report.memory_bytes);
