@@ -254,7 +254,7 @@ async fn a_killed_octave_leaves_nothing_beside_the_plugin() {
     host.shutdown().await;
     let mut left: Vec<_> = fs::read_dir(&folder).expect("a folder").flatten().map(|entry| entry.file_name()).collect();
     left.sort();
-    assert_eq!(left, ["plugin.src", "plugin.toml"]);
+    assert_eq!(left, ["plugin.m", "plugin.toml"]);
 }
 
 #[tokio::test]
