@@ -253,11 +253,13 @@
     set: (key, value) => call("state.set", key, value),
     delete: (key) => call("state.delete", key),
     list: (prefix = "") => call("state.list", prefix),
-    update(key, change, fallback = null) {
+    /** With an event as `once`, it is done once for that event, however often that is delivered. */
+    update(key, change, fallback = null, once = null) {
       for (;;) {
         const [value, version] = stored(key, fallback), changed = change(value);
         if (isPromise(changed)) throw new TypeError("the function given to bridge.state.update must not be async");
-        if (call("state.swap", key, version, changed).swapped) return changed;
+        const swap = once ? call("state.once", once.id, key, version, changed) : call("state.swap", key, version, changed);
+        if (swap.swapped || swap.done) return swap.swapped ? changed : value;
       }
     },
   };

@@ -274,11 +274,14 @@ function value = bridge_state_get (key, default = []), value = __bridge_or__ (br
 function version = bridge_state_set (key, value), version = bridge_call ("state.set", key, value); endfunction
 function existed = bridge_state_delete (key), existed = bridge_call ("state.delete", key); endfunction
 function keys = bridge_state_list (prefix = ""), keys = bridge_call ("state.list", prefix); endfunction
-function value = bridge_state_update (key, fn, default = [])
+function value = bridge_state_update (key, fn, default = [], once = [])  # once: for this event, however often it comes
   do
     old = bridge_call ("state.read", key);
     value = feval (fn, __bridge_or__ (old.value, default));
-  until (bridge_call ("state.swap", key, old.version, value).swapped)
+    if (isempty (once)) swap = bridge_call ("state.swap", key, old.version, value); swap.done = false;
+    else swap = bridge_call ("state.once", once.id, key, old.version, value); endif
+    if (swap.done && ! swap.swapped) value = old.value; endif
+  until (swap.swapped || swap.done)
 endfunction
 function bridge_log (level, message, fields = [])
   __bridge_notify__ ("log", struct ("level", level, "message", message, "fields", {fields})); endfunction

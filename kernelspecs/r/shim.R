@@ -292,10 +292,14 @@ local({
     state = list(
       get = function(key, default = NULL) host_call("state.get", key) %||% default,
       set = function(key, value) invisible(host_call("state.set", key, value)),
-      update = function(key, fn, default = NULL) repeat {
+      # With an event as `once`: once for that event, however often it is delivered.
+      update = function(key, fn, default = NULL, once = NULL) repeat {
         old <- host_call("state.read", key)
         new <- fn(old$value %||% default)
-        if (host_call("state.swap", key, old$version, new)$swapped) return(new)
+        swap <- if (is.null(once)) host_call("state.swap", key, old$version, new)
+                else host_call("state.once", once$id, key, old$version, new)
+        if (swap$swapped) return(new)
+        if (isTRUE(swap$done)) return(old$value)
       },
       delete = function(key) invisible(host_call("state.delete", key)),
       list = function(prefix = "") as.character(host_call("state.list", prefix))),

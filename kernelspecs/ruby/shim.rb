@@ -271,11 +271,13 @@ module Kernelbridge
     def set(key, value) = bridge.call("state.set", key, value)
     def delete(key) = bridge.call("state.delete", key)
     def list(prefix = "") = bridge.call("state.list", prefix)
-    def update(key, default = nil)
+    def update(key, default = nil, once: nil) # once: for this event, however often it is delivered
       loop do # until nobody else was quicker
         value, version = bridge.call("state.read", key).values_at("value", "version")
-        value = yield(value.nil? ? default : value)
-        return value if bridge.call("state.swap", key, version, value)["swapped"]
+        new = yield(value.nil? ? default : value)
+        name, event = once ? ["state.once", [once.id]] : ["state.swap", []]
+        swapped, done = bridge.call(name, *event, key, version, new).values_at("swapped", "done")
+        return swapped ? new : value if swapped || done
       end
     end
   end

@@ -46,9 +46,7 @@ def fail(event):
 
 @bridge.on("count")
 def count(event):
-    state = bridge.call("state.read", "sum")
-    done = bridge.call("state.once", event.id, "sum", state["version"], (state["value"] or 0) + event.data)
-    assert done["done"]
+    bridge.state.update("sum", lambda sum: sum + event.data, default=0, once=event)
     if event.attempt == 1:
         os._exit(3)
 

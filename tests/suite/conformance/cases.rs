@@ -272,6 +272,17 @@ pub async fn main_cases(subject: &Subject, report: &mut Report) {
             })
             .await;
     }
+    if has(HandlerKind::On, "conf.once") {
+        report
+            .case("an event updates a key once", async {
+                for n in 1..=2 {
+                    host.emit("conf.once", &json!(null)).await.map_err(|error| error.report())?;
+                    equal(integral(handled(&mut news, &plugin, "conf.once").await?), json!(n))?;
+                }
+                Ok(())
+            })
+            .await;
+    }
     report
         .case("filters form a chain", async {
             let data = json!({ "path": ["start"], "drop": false });
