@@ -110,6 +110,10 @@ impl Rig {
 
     /// A plugin with a kernelspec of its own. Returns its folder.
     fn plugin(&self, name: &str, mode: &str, carrier: &str) -> PathBuf {
+        self.plugin_with(name, mode, carrier, TIMEOUT)
+    }
+
+    fn plugin_with(&self, name: &str, mode: &str, carrier: &str, timeout: Duration) -> PathBuf {
         self.set_mode(name, mode);
         let env: BTreeMap<_, _> = self.env(name).into();
         let kernel = json!({ "argv": self.argv(), "display_name": name, "language": "hostile", "env": env });
@@ -117,9 +121,9 @@ impl Rig {
         let manifest = format!(
             "[plugin]\nname = \"{name}\"\nlanguage = \"hostile\"\nkernel = \"hostile-{name}\"\nentry = \"plugin.hostile\"\n\
              carrier = \"{carrier}\"\n[permissions]\ncall = [\"app.*\"]\nemit = [\"*\"]\n[limits]\nstartup = \"{}s\"\n\
-             timeout = \"{}s\"\n[delivery]\nattempts = 1\n[restart]\ndeaths = 1000\n",
+             timeout = \"{}s\"\n[delivery]\nattempts = 1\n[restart]\ndeaths = 1000\nwithin = \"1s\"\n",
             STARTUP.as_secs(),
-            TIMEOUT.as_secs(),
+            timeout.as_secs(),
         );
         self.write(&format!("plugins/{name}/plugin.toml"), &manifest);
         self.write(&format!("plugins/{name}/plugin.hostile"), "");

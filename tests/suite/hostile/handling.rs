@@ -10,10 +10,8 @@ use serde_json::{Value, json};
 
 use super::{Rig, emit};
 
-/// Most that the shim sends of something.
-const FLOOD: u64 = 100_000;
-/// The longest that any case takes: a shim that does not end its turn has 10 s.
-const LONGEST: Duration = Duration::from_secs(25);
+/// The longest that any case takes, with restart and the next event.
+const LONGEST: Duration = Duration::from_secs(15);
 
 /// What is done, and what comes of the event. The next event is handled in every case.
 const BOTH: &[(&str, Result<&str, ErrorKind>)] = &[
@@ -29,10 +27,8 @@ const BOTH: &[(&str, Result<&str, ErrorKind>)] = &[
     ("aborted", Err(ErrorKind::Cancelled)),
     ("fail-oddly", Err(ErrorKind::Raised)),
     ("reply-early", Err(ErrorKind::Cancelled)),
-    ("flood-iopub", Ok("done")),
     ("call-and-leave", Ok("done")),
     ("call-nonsense", Ok("done")),
-    ("ignore-end", Ok("done")),
 ];
 
 /// What only a pipe can carry.
@@ -45,9 +41,7 @@ const PIPE: &[(&str, Result<&str, ErrorKind>)] = &[
     ("write-no-utf8", Ok("a\u{fffd}\u{fffd}\u{fffd}\u{fffd}b")),
     ("leave-fields-out", Ok("")),
     ("half-a-frame", Err(ErrorKind::Cancelled)),
-    ("hollow", Err(ErrorKind::Gone)),
-    ("flood-log", Ok("done")),
-    ("flood-prompts", Ok("done")),
+    ("hollow", Err(ErrorKind::Timeout)),
     ("call-twice", Ok("done")),
 ];
 
@@ -74,23 +68,21 @@ async fn host(rig: &Rig, carrier: &str) -> Host {
 async fn survive(carrier: &str, cases: impl Iterator<Item = &(&'static str, Result<&'static str, ErrorKind>)>) {
     let Some(rig) = Rig::new() else { return };
     let host = host(&rig, carrier).await;
-    let mut news = host.subscribe();
+    let (mut news, mut wrong) = (host.subscribe(), Vec::new());
     for (what, expected) in cases {
         let began = Instant::now();
-        let found = emit(&host, &mut news, "bad.do", json!({ "do": what, "count": FLOOD })).await;
+        let found = emit(&host, &mut news, "bad.do", json!({ "do": what })).await;
         let took = began.elapsed();
         emit(&host, &mut news, "good.ok", json!(what)).await.expect("the other plugin is well");
         let next = emit(&host, &mut news, "bad.ok", json!(what)).await;
         println!("{carrier} {what}: {found:?} after {took:?}, the next after {:?}", began.elapsed());
         let text = |result: &str| serde_json::from_str::<Option<String>>(result).expect("text").unwrap_or_default();
-        assert_eq!(
-            found.map(|result| text(&result)).map_err(|error| error.kind),
-            expected.map(str::to_owned),
-            "{what}"
-        );
-        assert!(next.is_ok(), "after {what}: {next:?}");
-        assert!(began.elapsed() < LONGEST, "{what}");
+        let outcome = found.map(|result| text(&result)).map_err(|error| error.kind);
+        if outcome != expected.map(str::to_owned) || next.is_err() || began.elapsed() > LONGEST {
+            wrong.push(format!("{what}: {outcome:?}, {next:?}, {:?}", began.elapsed()));
+        }
     }
+    assert!(wrong.is_empty(), "{wrong:#?}");
     host.shutdown().await;
     rig.assert_nothing_left();
 }

@@ -91,7 +91,7 @@ class Sockets:
         def bind(kind, port):
             socket = context.socket(kind)
             socket.linger = 0
-            socket.sndhwm = socket.rcvhwm = 0
+            socket.sndhwm = 0
             socket.bind(f"{INFO['transport']}://{INFO['ip']}:{INFO[port]}")
             return socket
 
@@ -397,12 +397,6 @@ class Shim:
             assert heard["id"] == self.calls and "error" in heard, heard
         return "done"
 
-    def do_ignore_end(self, id, params):
-        self.answer(id, "done")
-        while self.road.hear().get("method") != "end":
-            pass
-        wait_for_ever()
-
     def do_stale_reply(self, id, params):
         """A call's answer comes when it is no longer waited for, and so answers the next prompt (carrier `jupyter`)."""
         stale = self.call("app.twice", 21)
@@ -445,7 +439,7 @@ def main():
         msg_type, reply = header["msg_type"], {"status": "ok"}
         sockets.status("busy", header)
         if msg_type == "kernel_info_request":
-            step("kernel_info")
+            step("kernel-info")
             language = {"name": "hostile", "version": "1", "mimetype": "", "file_extension": ".hostile"}
             reply |= {"protocol_version": "5.3", "implementation": "hostile", "implementation_version": "1"}
             reply |= {"language_info": language, "banner": ""}
@@ -471,7 +465,7 @@ def main():
         elif msg_type == "shutdown_request":
             if MODE == "ignore-shutdown":
                 continue
-            step("shutdown_request")
+            step("shutdown-request")
             sys.exit()
         if reply is not None:
             sockets.send(socket, identity, msg_type.replace("_request", "_reply"), reply, header)

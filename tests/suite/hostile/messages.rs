@@ -6,8 +6,15 @@ use kernelbridge::{
     client::{ClientError, KernelClient},
     wire::content::{ExecuteRequest, Status},
 };
+use serde_json::json;
 
-use super::{DEADLINE, Rig};
+use super::{DEADLINE, Rig, emit};
+use crate::support::resident_bytes;
+
+/// How much a flood brings. A million of each takes some minutes: `KERNELBRIDGE_TEST_FLOOD=1000000`.
+fn flood() -> u64 {
+    std::env::var("KERNELBRIDGE_TEST_FLOOD").map_or(20_000, |count| count.parse().expect("a number"))
+}
 
 /// How many bad messages `kernel.py` sends for each good one in mode `noise`: ten kinds of nonsense and a replay.
 const REFUSED: u64 = 11;
@@ -49,6 +56,41 @@ async fn only_what_is_wrong_is_counted() {
         assert_eq!(executed.expect("executed").reply.status, status);
         client.shutdown(Duration::from_secs(3)).await;
     }
+    rig.assert_nothing_left();
+}
+
+/// Outputs on iopub, log lines on the pipe, and questions whose answers are never read.
+#[tokio::test]
+async fn floods_end_and_stay_outside() {
+    let Some(rig) = Rig::new() else { return };
+    let timeout = Duration::from_secs(600);
+    let plugins = [rig.plugin_with("bad", "good", "pipe", timeout), rig.plugin("good", "good", "pipe")];
+    let host = rig.host(&plugins).await.expect("a host");
+    let mut news = host.subscribe();
+    let mut handled = 0;
+    for what in ["flood-iopub", "flood-log", "flood-prompts"] {
+        let (before, began) = (resident_bytes(), Instant::now());
+        host.emit("bad.do", &json!({ "do": what, "count": flood() })).await.expect("accepted");
+        let mut slowest = Duration::ZERO;
+        let mut peak = before;
+        while host.stats()[0].1.handled == handled {
+            let began = Instant::now();
+            emit(&host, &mut news, "good.ok", json!(what)).await.expect("the other plugin is well");
+            slowest = slowest.max(began.elapsed());
+            peak = peak.max(resident_bytes());
+            tokio::time::sleep(Duration::from_millis(20)).await;
+        }
+        handled += 1;
+        println!(
+            "{what}: {:?}, {} MB more, the other plugin's slowest {slowest:?}",
+            began.elapsed(),
+            (peak - before) >> 20
+        );
+        assert!(peak - before < 400 << 20, "{what}: {} bytes more", peak - before);
+        emit(&host, &mut news, "bad.ok", json!(what)).await.expect("handled");
+        handled += 1;
+    }
+    host.shutdown().await;
     rig.assert_nothing_left();
 }
 

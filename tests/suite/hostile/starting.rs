@@ -37,8 +37,8 @@ const CASES: &[(&str, &str)] = &[
     ("deaf", "deaf: it does not listen on its ports"),
     ("die-at-bind", "died at launch: exit code 7"),
     ("die-at-bound", "died at launch: exit code 7"),
-    ("die-at-kernel_info", "died at launch: exit code 7"),
-    ("silent-at-kernel_info", "deaf: it listens, but does not answer `kernel_info_request`"),
+    ("die-at-kernel-info", "died at launch: exit code 7"),
+    ("silent-at-kernel-info", "deaf: it listens, but does not answer `kernel_info_request`"),
     ("wrong-parents", "deaf: it listens, but does not answer `kernel_info_request`"),
     ("unsigned", "deaf: it listens, but does not answer `kernel_info_request`"),
     ("wrong-signature", "deaf: it listens, but does not answer `kernel_info_request`"),
@@ -77,11 +77,14 @@ async fn whatever_goes_wrong_at_the_start_is_a_typed_error_in_time() {
     };
     // A silent kernel takes all its time, so several are started at once.
     let found: Vec<_> = stream::iter(CASES).map(build).buffer_unordered(6).collect().await;
+    let mut wrong = Vec::new();
     for (mode, expected, found, took) in found {
         println!("{mode}: {found} after {took:?}");
-        assert_eq!(found, expected, "{mode}");
-        assert!(took < STARTUP + Duration::from_secs(5), "{mode} took {took:?}");
+        if found != expected || took > STARTUP + Duration::from_secs(5) {
+            wrong.push((mode, found));
+        }
     }
+    assert!(wrong.is_empty(), "{wrong:#?}");
     emit(&good, &mut news, "good.ok", json!(0)).await.expect("the other host is well");
     good.shutdown().await;
     rig.assert_nothing_left();
@@ -93,7 +96,7 @@ async fn what_is_odd_but_harmless_is_loaded_and_ends() {
     let Some(rig) = Rig::new() else { return };
     let rig = &rig;
     let modes = ["slow", "twice", "replay", "noise", "no-idle", "no-utf8", "no-fields", "no-object"];
-    let ends = ["die-at-shutdown", "silent-at-shutdown", "die-at-shutdown_request", "ignore-shutdown"];
+    let ends = ["die-at-shutdown", "silent-at-shutdown", "die-at-shutdown-request", "ignore-shutdown"];
     let run = |mode: &'static str| async move {
         let host = rig.host(&[rig.plugin(mode, mode, "auto")]).await.unwrap_or_else(|error| panic!("{mode}: {error}"));
         let mut news = host.subscribe();
