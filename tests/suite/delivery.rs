@@ -17,7 +17,7 @@ use serde_json::{Value, json};
 
 use crate::{
     host::plugin,
-    support::{Installed, copy_files, root},
+    support::{Installed, copy_files, resident_bytes, root},
 };
 
 const DEADLINE: Duration = Duration::from_secs(60);
@@ -349,7 +349,7 @@ async fn memory_stays_flat_whatever_the_policy() {
         let mut counts = (0, 0, 0);
         for n in 0..events {
             if n == events / 10 {
-                before = resident();
+                before = resident_bytes();
             }
             let key = (n % 500).to_string();
             let emitted = host.emit_event(event.clone().with_key(key)).await.expect("accepted");
@@ -358,7 +358,7 @@ async fn memory_stays_flat_whatever_the_policy() {
                 tokio::task::yield_now().await;
             }
         }
-        let grown = resident().saturating_sub(before);
+        let grown = resident_bytes().saturating_sub(before);
         assert!(grown < 20_000_000, "{policy}: {grown} bytes more after {events} events");
         let numbers = stats(&host);
         let done = numbers.handled + numbers.dropped + numbers.waiting + numbers.failed;
@@ -375,13 +375,6 @@ async fn memory_stays_flat_whatever_the_policy() {
         }
         host.shutdown().await;
     }
-}
-
-/// This process's memory in bytes.
-fn resident() -> u64 {
-    let status = fs::read_to_string("/proc/self/status").expect("readable");
-    let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:")).expect("VmRSS");
-    line.trim().trim_end_matches(" kB").parse::<u64>().expect("a number") * 1024
 }
 
 /// A slow plugin does not slow another one, unless it says `block`.

@@ -9,6 +9,7 @@
 //! - `examples`: they run
 //! - `floors`: who imports whom
 //! - `host`: many plugins: state, crossing calls, full queues, deadlines, lossless streams
+//! - `hostile`: a kernel that misbehaves in every way we could think of
 //! - `turns`: a shim that does what real ones do rarely
 //! - `wire`: our messages against jupyter_client's and jupyter-protocol's, schemas, mutations
 
@@ -23,6 +24,7 @@ mod discover;
 mod examples;
 mod floors;
 mod host;
+mod hostile;
 mod series;
 mod support;
 mod turns;

@@ -72,7 +72,8 @@ impl Actor {
     fn expire_queued(&mut self, now: Instant) {
         while let Some(index) = self.state.queued.iter().position(|queued| queued.job.deadline <= now) {
             let message = "its deadline passed while it waited for the plugin";
-            self.fail_queued(index, RpcError::new(ErrorKind::Timeout, message));
+            // An event that was never begun must not pay for the handler before it.
+            self.fail_queued(index, RpcError { not_begun: true, ..RpcError::new(ErrorKind::Timeout, message) });
         }
     }
 
