@@ -4,6 +4,9 @@ use std::path::PathBuf;
 
 use clap::{ArgAction, Parser, Subcommand, ValueHint};
 
+/// The database of the shared state, if none is named.
+pub const DEFAULT_STATE: &str = "kernelbridge.db";
+
 /// Run plugins in any language that has a Jupyter kernel.
 #[derive(Debug, Parser)]
 #[command(
@@ -60,6 +63,10 @@ pub enum Command {
     Call(CallArgs),
     /// Look at or change the shared state in a database file
     State(StateArgs),
+    /// Look at events that were given up, deliver them again, or drop them
+    DeadLetters(DeadLettersArgs),
+    /// Take a plugin out of quarantine in the host that runs it
+    Release(ReleaseArgs),
     /// Print a completion script for a shell
     Completions {
         /// Which shell.
@@ -214,7 +221,7 @@ pub struct RunArgs {
     #[arg(long, value_name = "FILE", default_value = "-", value_hint = ValueHint::FilePath)]
     pub out: PathBuf,
     /// Database of the shared state, `:memory:` to keep it for this run only.
-    #[arg(long, value_name = "FILE", default_value = "kernelbridge.db", value_hint = ValueHint::FilePath)]
+    #[arg(long, value_name = "FILE", default_value = DEFAULT_STATE, value_hint = ValueHint::FilePath)]
     pub state: PathBuf,
     /// Save plots and other images that plugins show into this folder.
     #[arg(long, value_name = "DIR", value_hint = ValueHint::DirPath)]
@@ -237,7 +244,7 @@ pub struct CallArgs {
     #[arg(long, value_name = "DIR", default_value = ".", value_hint = ValueHint::DirPath)]
     pub plugins: Vec<PathBuf>,
     /// Database of the shared state, `:memory:` to keep it for this run only.
-    #[arg(long, value_name = "FILE", default_value = "kernelbridge.db", value_hint = ValueHint::FilePath)]
+    #[arg(long, value_name = "FILE", default_value = DEFAULT_STATE, value_hint = ValueHint::FilePath)]
     pub state: PathBuf,
     /// Load all plugins found, for a function that calls others; otherwise only the one that is named.
     #[arg(long)]
@@ -254,7 +261,7 @@ pub struct CallArgs {
 #[derive(Debug, clap::Args)]
 pub struct StateArgs {
     /// Database of the shared state.
-    #[arg(long, global = true, value_name = "FILE", default_value = "kernelbridge.db", value_hint = ValueHint::FilePath)]
+    #[arg(long, global = true, value_name = "FILE", default_value = DEFAULT_STATE, value_hint = ValueHint::FilePath)]
     pub state: PathBuf,
     /// What to do with it.
     #[command(subcommand)]
@@ -291,6 +298,86 @@ pub enum StateCommand {
         /// The key.
         key: String,
     },
+}
+
+/// `kernelbridge dead-letters`
+#[derive(Debug, clap::Args)]
+#[command(
+    after_help = "An event becomes a dead letter when its handler has failed as often as `attempts` in [delivery] of \
+                        plugin.toml says, or when its plugin is in quarantine.\n\
+                        Exit status: 0 done; 2 there is no such dead letter or no such file, and nothing was changed."
+)]
+pub struct DeadLettersArgs {
+    /// Database of the shared state.
+    #[arg(long, global = true, value_name = "FILE", default_value = DEFAULT_STATE, value_hint = ValueHint::FilePath)]
+    pub state: PathBuf,
+    /// What to do with them.
+    #[command(subcommand)]
+    pub command: DeadLettersCommand,
+}
+
+/// What to do with dead letters.
+#[derive(Debug, Subcommand)]
+pub enum DeadLettersCommand {
+    /// List dead letters, oldest first
+    List {
+        /// Only those of this plugin.
+        #[arg(long, value_name = "PLUGIN")]
+        plugin: Option<String>,
+        /// Print all of each as NDJSON.
+        #[arg(long)]
+        json: bool,
+    },
+    /// Show a dead letter with its data and its error's traceback
+    Show {
+        /// Its number in the list.
+        id: i64,
+        /// Print JSON.
+        #[arg(long)]
+        json: bool,
+    },
+    /// Deliver dead letters again, as if for the first time
+    #[command(
+        override_usage = "kernelbridge dead-letters retry [OPTIONS] <ID>...\n       \
+                          kernelbridge dead-letters retry [OPTIONS] --all",
+        after_help = "A host that runs with this database delivers them within about a second; if there is none, the next \
+                      `kernelbridge run` with their plugin does. It says which."
+    )]
+    Retry(Which),
+    /// Remove dead letters for good
+    #[command(override_usage = "kernelbridge dead-letters drop [OPTIONS] <ID>...\n       \
+                                kernelbridge dead-letters drop [OPTIONS] --all")]
+    Drop(Which),
+}
+
+/// Which dead letters.
+#[derive(Debug, clap::Args)]
+pub struct Which {
+    /// Their numbers in the list.
+    #[arg(value_name = "ID", required_unless_present = "all", conflicts_with = "all")]
+    pub ids: Vec<i64>,
+    /// All of them.
+    #[arg(long)]
+    pub all: bool,
+    /// With --all: only those of this plugin.
+    #[arg(long, requires = "all", conflicts_with = "ids", value_name = "PLUGIN")]
+    pub plugin: Option<String>,
+}
+
+/// `kernelbridge release`
+#[derive(Debug, clap::Args)]
+#[command(
+    after_help = "A plugin whose kernel dies too often ([restart] in plugin.toml) is put into quarantine: its kernel is \
+                        not started again, and its events become dead letters. Released, it is started again and its \
+                        deaths are forgotten; `kernelbridge dead-letters retry` brings the events back.\n\
+                        Needs a running host. Without one there is nothing to release: each run begins anew."
+)]
+pub struct ReleaseArgs {
+    /// The plugin.
+    pub plugin: String,
+    /// Database that the host runs with.
+    #[arg(long, value_name = "FILE", default_value = DEFAULT_STATE, value_hint = ValueHint::FilePath)]
+    pub state: PathBuf,
 }
 
 #[cfg(test)]
