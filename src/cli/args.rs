@@ -1,8 +1,10 @@
 //! The command line, as clap reads it.
 
-use std::path::PathBuf;
+use std::{path::PathBuf, time::Duration};
 
 use clap::{ArgAction, Parser, Subcommand, ValueHint};
+
+use crate::manifest::units::parse_duration;
 
 /// The database of the shared state, if none is named.
 pub const DEFAULT_STATE: &str = "kernelbridge.db";
@@ -205,7 +207,10 @@ pub struct DemoArgs {
                         Each line of the input is an event's data; its topic is --topic. Without --topic, a line may be a whole \
                         event: {\"topic\": ..., \"key\": ..., \"data\": ...}.\n\
                         Each line of the output has a `type`: `event` (emitted by a plugin), `result` (a handler returned \
-                        something other than null), `failure` (an event was given up)."
+                        something other than null), `failure` (an event was given up: a dead letter); with --json also \
+                        `state` (a plugin's kernel is restarted or in quarantine) and at last `summary`.\n\
+                        Exit status 1: an event was given up, refused by a filter or dropped at the end, or a plugin \
+                        ended in quarantine. Events that are in the database are delivered by the next run."
 )]
 pub struct RunArgs {
     /// Plugin folders, `plugin.toml` files, or folders of plugin folders.
@@ -229,7 +234,11 @@ pub struct RunArgs {
     /// Stop at the first line that is no event.
     #[arg(long)]
     pub strict: bool,
-    /// End with a line of type `summary` on the output instead of a table.
+    /// How long accepted events may take at the end of the input and after Ctrl-C, such as 30s. The rest is dropped and
+    /// counted, or stays in the database. Without it: 30s after Ctrl-C, at the end of the input as long as it takes.
+    #[arg(long, value_name = "TIME", value_parser = parse_duration)]
+    pub drain_timeout: Option<Duration>,
+    /// Write changes of plugins' states to the output, and at the end a line of type `summary` instead of a table.
     #[arg(long)]
     pub json: bool,
 }

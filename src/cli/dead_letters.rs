@@ -16,6 +16,7 @@ use crate::{
         Ending,
         args::{DeadLettersArgs, DeadLettersCommand, ReleaseArgs, Which},
         state::open,
+        summary::counted,
     },
     rpc::RpcError,
     store::{DeadLetter, Request, Store},
@@ -47,11 +48,6 @@ pub async fn release(args: &ReleaseArgs) -> anyhow::Result<Ending> {
     }
     println!("plugin `{plugin}` is released");
     Ok(Ending::Done)
-}
-
-/// `1 event`, `2 events`.
-pub fn counted(count: u64, what: &str) -> String {
-    format!("{count} {what}{}", if count == 1 { "" } else { "s" })
 }
 
 /// Wait until a host has taken all requests of this kind. Returns whether one did.

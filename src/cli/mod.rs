@@ -17,6 +17,7 @@ mod run;
 mod setup;
 mod show;
 mod state;
+mod summary;
 mod test;
 
 use std::process::ExitCode;

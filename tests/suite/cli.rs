@@ -2,6 +2,7 @@
 
 mod bad_input;
 mod dead_letters;
+mod delivery;
 mod doctor;
 mod new_and_test;
 mod run;
