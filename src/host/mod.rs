@@ -249,9 +249,9 @@ impl Host {
         }
     }
 
-    /// End everything: `on_shutdown` handlers run, kernels are asked, then killed. Events that still wait are not
-    /// delivered but dropped, and counted, unless they are in the store; see [`Host::drain`]. When this returns there is no process, no socket and no file of ours left.
-    pub async fn shutdown(mut self) {
+    /// Deliver nothing more. Events that still wait are dropped and counted, unless they are in the store; see
+    /// [`Host::drain`]. What a handler is at is given up too; calls still work.
+    pub async fn close(&mut self) {
         let entries = self.shared.entries();
         let lanes = || entries.iter().flat_map(|entry| entry.lanes.iter().map(move |lane| (entry, lane)));
         for (_, lane) in lanes() {
@@ -270,7 +270,15 @@ impl Host {
                 self.shared.left_behind(entry, delivery);
             }
         }
-        join_all(lanes().map(|(_, lane)| lane.instance.stop(GRACE))).await;
+    }
+
+    /// End everything: as [`Host::close`], then `on_shutdown` handlers run, kernels are asked to end, then killed. When
+    /// this returns there is no process, no socket and no file of ours left.
+    pub async fn shutdown(mut self) {
+        self.close().await;
+        let entries = self.shared.entries();
+        let lanes = entries.iter().flat_map(|entry| &entry.lanes);
+        join_all(lanes.map(|lane| lane.instance.stop(GRACE))).await;
         self.shared.newsroom.close();
     }
 

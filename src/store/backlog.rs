@@ -1,6 +1,6 @@
 //! Events in the store: those on their way, and those that were given up.
 
-use rusqlite::{Row, Transaction, TransactionBehavior};
+use rusqlite::{Row, Transaction, TransactionBehavior, types::ValueRef};
 use serde::Serialize;
 use serde_json::value::RawValue;
 
@@ -254,6 +254,25 @@ impl Store {
         })
     }
 
+    /// What was asked and no host has taken yet.
+    ///
+    /// # Errors
+    ///
+    /// - [`StoreError::Busy`], [`StoreError::Sqlite`].
+    pub fn requests(&self) -> Result<Vec<Request>, StoreError> {
+        self.rows("SELECT what, plugin FROM requests ORDER BY id", (), |row| request(row.get_ref(0)?, row.get(1)?))
+    }
+
+    /// Take a [`Store::request_release`] back. Returns whether it was still there; if not, a host took it.
+    ///
+    /// # Errors
+    ///
+    /// - [`StoreError::Busy`], [`StoreError::Sqlite`].
+    pub fn withdraw_release(&self, plugin: &str) -> Result<bool, StoreError> {
+        let sql = "DELETE FROM requests WHERE what = 'release' AND plugin = ?1";
+        self.transact(|connection| Ok(connection.execute(sql, [plugin])? > 0))
+    }
+
     /// Take what was asked of those plugins' host.
     ///
     /// # Errors
@@ -267,12 +286,7 @@ impl Store {
         let mut taken = Vec::new();
         for plugin in plugins {
             let sql = "DELETE FROM requests WHERE plugin = ?1 RETURNING what";
-            taken.extend(self.rows(sql, [plugin], |row| {
-                Ok(match row.get_ref(0)?.as_str()? {
-                    "release" => Request::Release((*plugin).to_owned()),
-                    _ => Request::Retry((*plugin).to_owned()),
-                })
-            })?);
+            taken.extend(self.rows(sql, [plugin], |row| request(row.get_ref(0)?, (*plugin).to_owned()))?);
         }
         Ok(taken)
     }
@@ -346,6 +360,13 @@ impl Store {
 
 const DEAD_LETTERS: &str = "SELECT id, attempts, error, dead_at, plugin, handler, event_id, topic, time, key, data \
      FROM dead_letters";
+
+fn request(what: ValueRef<'_>, plugin: String) -> rusqlite::Result<Request> {
+    Ok(match what.as_str()? {
+        "release" => Request::Release(plugin),
+        _ => Request::Retry(plugin),
+    })
+}
 
 fn dead_letter(row: &Row<'_>) -> rusqlite::Result<DeadLetter> {
     Ok(DeadLetter {

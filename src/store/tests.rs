@@ -318,8 +318,12 @@ fn dead_letters_are_listed_retried_and_dropped() {
     assert_eq!(store.retry_dead_letters(&[first, 99]).expect("retried"), 1);
     assert_eq!(store.backlog("p", 0, 10).expect("readable")[0].event, stored("p", 0));
     store.request_release("q").expect("asked");
+    store.request_release("r").expect("asked");
+    assert!(store.withdraw_release("r").expect("withdrawn") && !store.withdraw_release("p").expect("none"));
+    let asked = [Request::Retry("p".into()), Request::Release("q".into())];
+    assert_eq!(store.requests().expect("readable"), asked);
     let taken = store.take_requests(&["p", "q", "r"]).expect("taken");
-    assert_eq!(taken, [Request::Retry("p".into()), Request::Release("q".into())]);
+    assert_eq!(taken, asked);
     assert_eq!(store.take_requests(&["p", "q"]).expect("taken"), []);
     assert_eq!(store.drop_dead_letters(&[second, second]).expect("dropped"), 1);
     assert_eq!(store.dead_letters(None, 10).expect("readable"), []);

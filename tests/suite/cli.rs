@@ -1,6 +1,8 @@
 //! The program, as a user has it: arguments in, files, two streams and an exit status out.
 
 mod bad_input;
+mod dead_letters;
+mod delivery;
 mod doctor;
 mod new_and_test;
 mod run;
@@ -8,8 +10,9 @@ mod signals;
 
 use std::{
     fs,
+    io::Write,
     path::PathBuf,
-    process::{Child, Command, Stdio},
+    process::{Child, ChildStdin, Command, Stdio},
     sync::{Mutex, MutexGuard, PoisonError},
     time::{Duration, Instant},
 };
@@ -26,6 +29,13 @@ pub struct Desk {
     dir: tempfile::TempDir,
     env: Vec<(String, String)>,
     mark: String,
+}
+
+/// A program that runs, with stderr in the file `err`.
+pub struct Running<'a> {
+    desk: &'a Desk,
+    child: Child,
+    input: ChildStdin,
 }
 
 /// What a program that ended left.
@@ -107,6 +117,15 @@ impl Desk {
         Ended::of(command.spawn().expect("starts"))
     }
 
+    /// Lines of a file as JSON, as far as they are there.
+    pub fn lines(&self, name: &str) -> Vec<serde_json::Value> {
+        let text = fs::read_to_string(self.path(name)).unwrap_or_default();
+        text.split_inclusive('\n')
+            .filter(|line| line.ends_with('\n'))
+            .map(|line| serde_json::from_str(line).expect("JSON"))
+            .collect()
+    }
+
     /// Command lines of what the programs of this desk started and what still lives.
     pub fn alive(&self) -> Vec<String> {
         processes_with(&format!("{MARK}={}", self.mark))
@@ -116,6 +135,42 @@ impl Desk {
     #[track_caller]
     pub fn leaves_nothing(&self) {
         until("everything has ended", Duration::from_secs(5), || self.alive().is_empty());
+    }
+}
+
+impl<'a> Running<'a> {
+    pub fn start(desk: &'a Desk, args: &[&str]) -> Self {
+        let err = fs::File::create(desk.path("err")).expect("a file");
+        let mut child = desk.command(args).stdin(Stdio::piped()).stderr(err).spawn().expect("starts");
+        let input = child.stdin.take().expect("a pipe");
+        Self { desk, child, input }
+    }
+
+    /// Write to its stdin.
+    pub fn write(&self, text: &str) {
+        (&self.input).write_all(text.as_bytes()).expect("written");
+    }
+
+    /// What it wrote to stderr so far.
+    pub fn err(&self) -> String {
+        fs::read_to_string(self.desk.path("err")).expect("a file")
+    }
+
+    /// Wait until something is so.
+    #[track_caller]
+    pub fn wait_for(&self, what: &str, is_so: impl Fn(&Desk) -> bool) {
+        let began = Instant::now();
+        while !is_so(self.desk) {
+            assert!(began.elapsed() < Duration::from_secs(60), "not yet: {what}; stderr:\n{}", self.err());
+            std::thread::sleep(Duration::from_millis(50));
+        }
+    }
+
+    /// Close its stdin and wait for its end.
+    pub fn end(self) -> Ended {
+        drop(self.input);
+        let ended = Ended::of(self.child);
+        Ended { err: fs::read_to_string(self.desk.path("err")).expect("a file"), ..ended }
     }
 }
 

@@ -181,7 +181,10 @@ impl Actor {
                     self.end_turn();
                 }
                 Happened::Mail(Some(Mail::WatchInterpreter)) => self.watch_interpreter(),
-                Happened::Mail(Some(Mail::Stop { grace, done })) => self.state.stop = Some((grace, done)),
+                Happened::Mail(Some(Mail::Stop { grace, done })) => {
+                    self.cut_short();
+                    self.state.stop = Some((grace, done));
+                }
                 // The handle is gone, and with it anyone who could wait.
                 Happened::Mail(None) => break,
                 Happened::Turn(TurnEvent::Message(message)) => self.receive(message),

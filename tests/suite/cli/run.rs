@@ -154,7 +154,20 @@ fn languages_are_listed_for_programs() {
 #[test]
 fn shells_and_manuals_know_every_command() {
     let desk = Desk::new();
-    let commands = ["run", "call", "new", "test", "state", "languages", "doctor", "install", "completions", "man"];
+    let commands = [
+        "run",
+        "call",
+        "new",
+        "test",
+        "state",
+        "dead-letters",
+        "release",
+        "languages",
+        "doctor",
+        "install",
+        "completions",
+        "man",
+    ];
     for shell in ["bash", "zsh", "fish", "elvish", "powershell"] {
         let script = desk.run(&["completions", shell]).with(0).out;
         for command in commands {
