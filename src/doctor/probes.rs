@@ -189,6 +189,7 @@ async fn load(runtime: &Runtime, cells: Vec<Cell>, carrier: Option<Carrier>, des
         path: Some(desk.join("doctor")),
         cells,
         config,
+        env: Vec::new(),
         startup: STARTUP,
         carrier,
         template: None,

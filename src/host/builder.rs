@@ -315,6 +315,7 @@ fn read_source(manifest: &Manifest, file: &Path) -> Result<PluginSource, BuildEr
         path: Some(path),
         cells,
         config: manifest.config.clone(),
+        env: manifest.env.clone(),
         startup: manifest.limits.startup,
         carrier: match manifest.carrier {
             CarrierChoice::Auto => None,

@@ -14,6 +14,7 @@
 //! isolation = "own"              # own | shared
 //! carrier = "auto"               # auto | jupyter | pipe
 //! turn = "shim"                  # shim | template (basic level, see `Template`)
+//! env = ["MY_TOKEN"]             # variables of the host's that it gets too; default: none
 //!
 //! [permissions]
 //! call = ["state.*", "log.*"]    # functions it may call; a list replaces this default
@@ -84,6 +85,8 @@ pub struct Manifest {
     pub isolation: Isolation,
     /// How RPC messages are to travel.
     pub carrier: CarrierChoice,
+    /// Names of the host's variables that it gets beside those that every kernel gets.
+    pub env: Vec<String>,
     /// `[permissions]`
     pub permissions: Permissions,
     /// `[exports]`

@@ -22,7 +22,7 @@ use crate::{
 
 /// Every section and its keys, for "it belongs in [limits]"; `config` is free form.
 const SECTIONS: [(&str, &[&str]); 8] = [
-    ("plugin", &["name", "version", "language", "kernel", "entry", "bridge", "isolation", "carrier", "turn"]),
+    ("plugin", &["name", "version", "language", "kernel", "entry", "bridge", "isolation", "carrier", "turn", "env"]),
     ("permissions", &["call", "emit"]),
     ("exports", &["allow"]),
     ("limits", &["timeout", "startup", "memory", "depth"]),
@@ -54,6 +54,7 @@ struct PluginSection {
     bridge: String,
     isolation: Isolation,
     carrier: CarrierChoice,
+    env: Vec<String>,
 }
 
 pub(super) fn read(text: &str, path: &Path) -> Result<Manifest, ManifestError> {
@@ -95,6 +96,7 @@ pub(super) fn read(text: &str, path: &Path) -> Result<Manifest, ManifestError> {
         bridge: plugin.bridge,
         isolation: plugin.isolation,
         carrier: plugin.carrier,
+        env: plugin.env,
         permissions,
         exports,
         limits,
@@ -154,6 +156,7 @@ fn read_plugin<'t>(document: &DeTable<'t>, report: &mut Report<'t>) -> PluginSec
     let isolation = section.choice("isolation", &[("own", Isolation::Own), ("shared", Isolation::Shared)]);
     let carriers = [("auto", CarrierChoice::Auto), ("jupyter", CarrierChoice::Jupyter), ("pipe", CarrierChoice::Pipe)];
     let carrier = section.choice("carrier", &carriers);
+    let env = section.list("env", "a list of names", "[\"MY_TOKEN\"]", variable);
     let turn = section.choice("turn", &[("shim", Turn::Shim), ("template", Turn::Template)]).unwrap_or(Turn::Shim);
 
     if !section.is_there() {
@@ -179,6 +182,7 @@ fn read_plugin<'t>(document: &DeTable<'t>, report: &mut Report<'t>) -> PluginSec
         bridge: bridge.unwrap_or_else(|| BRIDGE_VERSION.to_owned()),
         isolation: isolation.unwrap_or(Isolation::Own),
         carrier: carrier.unwrap_or(CarrierChoice::Auto),
+        env: env.unwrap_or_default(),
     }
 }
 
@@ -330,6 +334,15 @@ fn check_placeholders(
 
 fn everything() -> Vec<Pattern> {
     Pattern::parse("*").into_iter().collect()
+}
+
+fn variable(name: &str) -> Result<String, String> {
+    match name {
+        "" => Err("a name must not be empty".to_owned()),
+        _ if name.starts_with("KERNELBRIDGE_") => Err(format!("`{name}` is ours")),
+        _ if name.contains(['=', '\0']) => Err(format!("`{name}` is not the name of a variable")),
+        _ => Ok(name.to_owned()),
+    }
 }
 
 fn not_empty(text: &str) -> Result<String, &'static str> {

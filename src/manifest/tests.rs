@@ -13,6 +13,7 @@ entry = "plugin.ipynb"
 bridge = "1"
 isolation = "own"
 carrier = "pipe"
+env = ["MY_TOKEN"]
 
 [permissions]
 call = ["state.*", "quake-geo.distance"]
@@ -71,6 +72,7 @@ fn the_shortest_manifest_has_defaults() {
     assert_eq!((manifest.language(), manifest.kernelspec()), (Some("r"), None));
     assert_eq!((manifest.entry.as_path(), manifest.is_notebook()), (Path::new("plugin.R"), false));
     assert_eq!((manifest.isolation, manifest.carrier), (Isolation::Own, CarrierChoice::Auto));
+    assert!(manifest.env.is_empty());
     assert_eq!(manifest.permissions.call, patterns(&["state.*", "log.*"]));
     assert_eq!(manifest.permissions.emit, []);
     assert_eq!(manifest.exports.allow, patterns(&["*"]));
@@ -90,6 +92,7 @@ fn everything_written_is_read() {
     assert_eq!((manifest.version.as_str(), manifest.bridge.as_str()), ("0.1.0", "1"));
     assert!(manifest.is_notebook());
     assert_eq!(manifest.carrier, CarrierChoice::Pipe);
+    assert_eq!(manifest.env, ["MY_TOKEN"]);
     assert!(manifest.may_call("state.get") && manifest.may_call("quake-geo.distance"));
     assert!(!manifest.may_call("quake-geo.other") && !manifest.may_call("log.x"));
     assert!(manifest.may_emit("alert.new") && !manifest.may_emit("quake.new"));
@@ -109,7 +112,7 @@ fn everything_written_is_read() {
         "nested": {"list": [1, 2.5, true, "x"], "when": "2026-02-01T12:00:00Z"},
     });
     assert_eq!(serde_json::Value::Object(manifest.config.clone()), config);
-    assert_eq!((manifest.line_of("queue.capacity"), manifest.line_of("queue.nothing")), (25, 24));
+    assert_eq!((manifest.line_of("queue.capacity"), manifest.line_of("queue.nothing")), (26, 25));
 }
 
 #[test]
@@ -247,6 +250,10 @@ fn wrong_types_say_what_to_write() {
             "plugin.toml:3: `language` in [plugin] must be a string, found a boolean; write `language = \"python\"`",
         ],
     );
+    check(
+        &format!("{MINIMAL}env = \"MY_TOKEN\""),
+        &["plugin.toml:5: `env` in [plugin] must be a list of names, found a string; write `env = [\"MY_TOKEN\"]`"],
+    );
 }
 
 #[test]
@@ -292,6 +299,16 @@ fn bad_values_say_what_is_allowed() {
             "plugin.toml:4: `entry` in [plugin]: `../plugin.py` is not a file in the plugin's folder",
             "plugin.toml:5: `bridge` in [plugin]: this kernelbridge does not speak protocol `2`, only `1`",
             "plugin.toml:6: unknown value `pip` for `carrier` in [plugin]; did you mean `pipe`?",
+        ],
+    );
+    check(
+        &format!("{MINIMAL}env = [\"\", \"A=B\", \"KERNELBRIDGE_HOST\", 1]"),
+        &[
+            "plugin.toml:5: `env` in [plugin]: a name must not be empty",
+            "plugin.toml:5: `env` in [plugin]: `A=B` is not the name of a variable",
+            "plugin.toml:5: `env` in [plugin]: `KERNELBRIDGE_HOST` is ours",
+            "plugin.toml:5: `env` in [plugin] must be a list of strings, found a whole number; \
+             write `env = [\"MY_TOKEN\"]`",
         ],
     );
     check_after(
@@ -380,16 +397,16 @@ fn what_this_release_cannot_do_is_parsed_and_listed() {
         manifest.check_supported().expect_err("refused").to_string().lines().collect::<Vec<_>>(),
         [
             "plugin.toml:8: `isolation = \"shared\"` in [plugin] is not supported yet; use `isolation = \"own\"`",
-            "plugin.toml:26: `when-full = \"spill\"` in [queue] is not supported yet; use `when-full = \"block\"`",
-            "plugin.toml:31: `instances = 2` in [delivery] is not supported yet; use `instances = 1`",
-            "plugin.toml:32: `order-by` in [delivery] is not supported yet; \
+            "plugin.toml:27: `when-full = \"spill\"` in [queue] is not supported yet; use `when-full = \"block\"`",
+            "plugin.toml:32: `instances = 2` in [delivery] is not supported yet; use `instances = 1`",
+            "plugin.toml:33: `order-by` in [delivery] is not supported yet; \
              leave it out: with one instance all events stay in order",
         ]
     );
     let warnings = manifest.not_enforced();
     assert_eq!(warnings.len(), 1);
     assert_eq!(warnings[0].to_string(), "`memory` in [limits] is not enforced yet; the plugin runs without it");
-    assert_eq!(warnings[0].line, 21);
+    assert_eq!(warnings[0].line, 22);
 }
 
 #[test]

@@ -63,6 +63,8 @@ pub struct PluginSource {
     pub cells: Vec<Cell>,
     /// `[config]`.
     pub config: Map<String, Value>,
+    /// Names of the host's variables that its kernel gets.
+    pub env: Vec<String>,
     /// How long it may take until it is loaded.
     pub startup: Duration,
     /// A carrier that must be used; `None`: the first that works.
@@ -300,6 +302,7 @@ pub fn launch_options(runtime: &Runtime, source: Option<&PluginSource>) -> Launc
             kernel_name: runtime.kernelspec.clone(),
             argv: runtime.argv.clone(),
             env,
+            pass_env: source.map(|source| source.env.clone()).unwrap_or_default(),
             working_dir: working_dir.map(ToOwned::to_owned),
             ipc: behaviour.ipc,
             stack_bytes: behaviour.stack_bytes,

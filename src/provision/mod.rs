@@ -9,6 +9,7 @@
 //! finds what a wrapper kernel started in other sessions, and `KERNELBRIDGE_HOST`, by which a guardian does the same
 //! if this process is killed.
 
+mod environment;
 mod folder;
 mod guardian;
 mod memory;
@@ -33,8 +34,10 @@ pub struct LaunchSpec {
     pub kernel_name: String,
     /// Program and arguments; `{connection_file}` is replaced wherever it occurs.
     pub argv: Vec<String>,
-    /// Added to the environment.
+    /// Added to the environment, which has of ours only what an interpreter needs.
     pub env: BTreeMap<String, String>,
+    /// Names of our variables that it gets as well.
+    pub pass_env: Vec<String>,
     /// Where it starts; `None`: where we are.
     pub working_dir: Option<PathBuf>,
     /// Unix sockets instead of loopback tcp.

@@ -26,7 +26,7 @@ use tokio::{
 };
 
 use crate::provision::{
-    Folder, LaunchSpec,
+    Folder, LaunchSpec, environment,
     guardian::{Guardian, HOST_MARK},
     memory::memory_bytes,
     ports::Ports,
@@ -76,7 +76,7 @@ impl Process {
     ) -> io::Result<Self> {
         let mut command = Command::new(&argv[0]);
         command.args(&argv[1..]).stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped());
-        command.env_remove("PYTHONEXECUTABLE").envs(&spec.env);
+        command.env_clear().envs(environment::kept(std::env::vars_os(), &spec.pass_env)).envs(&spec.env);
         command.env("JPY_PARENT_PID", std::process::id().to_string());
         command.env(HOST_MARK, guardian.id()).env(FOLDER_MARK, folder.path());
         if let Some(dir) = &spec.working_dir {

@@ -9,6 +9,7 @@
 //! - `examples`: they run
 //! - `floors`: who imports whom
 //! - `host`: many plugins: state, crossing calls, full queues, deadlines, lossless streams
+//! - `security`: environment, limits, sandboxes, on real kernels
 //! - `wire`: our messages against jupyter_client's and jupyter-protocol's, schemas, mutations
 
 mod bare;
@@ -20,6 +21,7 @@ mod discover;
 mod examples;
 mod floors;
 mod host;
+mod security;
 mod series;
 mod support;
 mod wire;
