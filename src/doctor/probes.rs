@@ -14,6 +14,7 @@ use crate::{
     client::{ClientError, ExecutionEvent, KernelClient, LaunchOptions},
     doctor::{ANSWER, Finding, GRACE, STARTUP, nobody},
     language::Language,
+    manifest::Limits,
     plugin::{Carrier, LoadError, Plugin, PluginSource, Runtime},
     rpc::{self, Cell, ErrorKind, RpcError},
     wire::content::ExecuteRequest,
@@ -190,7 +191,7 @@ async fn load(runtime: &Runtime, cells: Vec<Cell>, carrier: Option<Carrier>, des
         cells,
         config,
         env: Vec::new(),
-        startup: STARTUP,
+        limits: Limits { startup: STARTUP, ..Limits::default() },
         carrier,
         template: None,
     };

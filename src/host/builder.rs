@@ -30,7 +30,7 @@ use crate::{
     manifest::{CarrierChoice, Manifest, ManifestError},
     notebook::{Notebook, NotebookError},
     pattern::{NameError, Pattern},
-    plugin::{Carrier, HostCalls, LoadError, Plugin, PluginSource, Runtime},
+    plugin::{Carrier, HostCalls, LoadError, Plugin, PluginSource, Runtime, not_enforced},
     queue::{Queue, QueueError},
     rpc::{Cell, HandlerKind},
     store::{Store, StoreError},
@@ -293,7 +293,7 @@ fn read_manifest(path: &Path) -> Result<(Manifest, PathBuf), BuildError> {
     let file = std::path::absolute(&file).unwrap_or(file);
     let manifest = Manifest::parse(&text, &file)?;
     manifest.check_supported()?;
-    for problem in manifest.not_enforced() {
+    for problem in not_enforced(&manifest) {
         tracing::warn!(plugin = manifest.name, field = problem.field, "{}", problem.message);
     }
     Ok((manifest, file))
@@ -316,7 +316,7 @@ fn read_source(manifest: &Manifest, file: &Path) -> Result<PluginSource, BuildEr
         cells,
         config: manifest.config.clone(),
         env: manifest.env.clone(),
-        startup: manifest.limits.startup,
+        limits: manifest.limits.clone(),
         carrier: match manifest.carrier {
             CarrierChoice::Auto => None,
             CarrierChoice::Jupyter => Some(Carrier::Jupyter),

@@ -14,7 +14,7 @@ use crate::{
         QueueSettings, Runtime, Template, WhenFull, config,
         reader::{Report, Section, quoted, type_of},
         template,
-        units::{parse_duration, parse_size},
+        units::{format_size, parse_duration, parse_size},
     },
     pattern::{self, Pattern},
     suggest,
@@ -25,17 +25,29 @@ const SECTIONS: [(&str, &[&str]); 8] = [
     ("plugin", &["name", "version", "language", "kernel", "entry", "bridge", "isolation", "carrier", "turn", "env"]),
     ("permissions", &["call", "emit"]),
     ("exports", &["allow"]),
-    ("limits", &["timeout", "startup", "memory", "depth"]),
+    ("limits", &["timeout", "startup", "memory", "cpu", "open-files", "output", "result", "depth"]),
     ("queue", &["capacity", "when-full"]),
     ("delivery", &["attempts", "batch", "instances", "order-by"]),
     ("config", &[]),
     ("template", &["event", "topic", "exports"]),
 ];
 
-/// Long enough for a cold scipy import or a first plot, short enough to notice.
-const DEFAULT_TIMEOUT: Duration = Duration::from_secs(30);
-/// Julia compiles for most of a minute at its first start.
-const DEFAULT_STARTUP: Duration = Duration::from_secs(60);
+/// A timeout long enough for a cold scipy import or a first plot, short enough to notice; Julia compiles for most of a
+/// minute at its first start; more output than anybody reads, with room for a plot that brings its library.
+pub(super) const DEFAULT_LIMITS: Limits = Limits {
+    timeout: Duration::from_secs(30),
+    startup: Duration::from_secs(60),
+    memory_bytes: None,
+    cpu: None,
+    open_files: None,
+    output_bytes: 16 << 20,
+    result_bytes: MOST_RESULT_BYTES,
+    depth: 64,
+};
+/// No interpreter starts with fewer.
+const FEWEST_FILES: u32 = 16;
+/// What is larger belongs into a file or the store.
+const MOST_RESULT_BYTES: u64 = 256 << 20;
 
 #[derive(Clone, Copy, PartialEq)]
 enum Turn {
@@ -227,17 +239,27 @@ fn read_limits<'t>(document: &DeTable<'t>, report: &mut Report<'t>) -> Limits {
     let mut section = Section::open(document, "limits", report);
     let timeout = section.parsed("timeout", "\"5s\"", some_time);
     let startup = section.parsed("startup", "\"30s\"", some_time);
-    let memory_bytes = section.parsed("memory", "\"1GiB\"", |text| match parse_size(text) {
-        Ok(0) => Err("it must be more than nothing".to_owned()),
-        other => other.map_err(|error| error.to_string()),
+    let memory_bytes = section.parsed("memory", "\"1GiB\"", some_size);
+    let cpu = section.parsed("cpu", "\"1h\"", some_time);
+    let open_files = section.integer("open-files", FEWEST_FILES, 1_048_576);
+    let output_bytes = section.parsed("output", "\"1MiB\"", |text| parse_size(text).map_err(|error| error.to_string()));
+    let result_bytes = section.parsed("result", "\"16MiB\"", |text| match some_size(text) {
+        Ok(size) if size > MOST_RESULT_BYTES => {
+            Err(format!("`{text}` is too large; the most is {}", format_size(MOST_RESULT_BYTES)))
+        }
+        other => other,
     });
     let depth = section.integer("depth", 1, 1000);
     section.finish(home_of);
     Limits {
-        timeout: timeout.unwrap_or(DEFAULT_TIMEOUT),
-        startup: startup.unwrap_or(DEFAULT_STARTUP),
+        timeout: timeout.unwrap_or(DEFAULT_LIMITS.timeout),
+        startup: startup.unwrap_or(DEFAULT_LIMITS.startup),
         memory_bytes,
-        depth: depth.unwrap_or(64),
+        cpu,
+        open_files,
+        output_bytes: output_bytes.unwrap_or(DEFAULT_LIMITS.output_bytes),
+        result_bytes: result_bytes.unwrap_or(DEFAULT_LIMITS.result_bytes),
+        depth: depth.unwrap_or(DEFAULT_LIMITS.depth),
     }
 }
 
@@ -355,6 +377,13 @@ fn inside_the_folder(text: &str) -> Result<PathBuf, String> {
     match path.file_name() {
         Some(_) if is_inside => Ok(path),
         _ => Err(format!("`{text}` is not a file in the plugin's folder")),
+    }
+}
+
+fn some_size(text: &str) -> Result<u64, String> {
+    match parse_size(text) {
+        Ok(0) => Err("it must be more than nothing".to_owned()),
+        other => other.map_err(|error| error.to_string()),
     }
 }
 

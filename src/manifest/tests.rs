@@ -26,6 +26,10 @@ allow = ["quake-*"]
 timeout = "5s"
 startup = "250ms"
 memory = "1GiB"
+cpu = "1h"
+open-files = 99
+output = "1MiB"
+result = "16MiB"
 depth = 9
 
 [queue]
@@ -76,13 +80,21 @@ fn the_shortest_manifest_has_defaults() {
     assert_eq!(manifest.permissions.call, patterns(&["state.*", "log.*"]));
     assert_eq!(manifest.permissions.emit, []);
     assert_eq!(manifest.exports.allow, patterns(&["*"]));
-    let limits =
-        Limits { timeout: Duration::from_secs(30), startup: Duration::from_secs(60), memory_bytes: None, depth: 64 };
+    let limits = Limits {
+        timeout: Duration::from_secs(30),
+        startup: Duration::from_secs(60),
+        memory_bytes: None,
+        cpu: None,
+        open_files: None,
+        output_bytes: 16 << 20,
+        result_bytes: 256 << 20,
+        depth: 64,
+    };
     assert_eq!(manifest.limits, limits);
     assert_eq!(manifest.queue, QueueSettings { capacity: 1024, when_full: WhenFull::Block });
     assert_eq!(manifest.delivery, Delivery { attempts: 1, batch: 1, instances: 1, order_by: None });
     assert!(manifest.config.is_empty() && manifest.template().is_none());
-    assert!(manifest.unsupported().is_empty() && manifest.not_enforced().is_empty());
+    assert!(manifest.unsupported().is_empty());
     manifest.check_supported().expect("supported");
 }
 
@@ -101,6 +113,10 @@ fn everything_written_is_read() {
         timeout: Duration::from_secs(5),
         startup: Duration::from_millis(250),
         memory_bytes: Some(1 << 30),
+        cpu: Some(Duration::from_secs(3600)),
+        open_files: Some(99),
+        output_bytes: 1 << 20,
+        result_bytes: 16 << 20,
         depth: 9,
     };
     assert_eq!(manifest.limits, limits);
@@ -112,7 +128,7 @@ fn everything_written_is_read() {
         "nested": {"list": [1, 2.5, true, "x"], "when": "2026-02-01T12:00:00Z"},
     });
     assert_eq!(serde_json::Value::Object(manifest.config.clone()), config);
-    assert_eq!((manifest.line_of("queue.capacity"), manifest.line_of("queue.nothing")), (26, 25));
+    assert_eq!((manifest.line_of("queue.capacity"), manifest.line_of("queue.nothing")), (30, 29));
 }
 
 #[test]
@@ -284,6 +300,16 @@ fn bad_values_say_what_is_allowed() {
         ],
     );
     check_after(
+        "[limits]\ncpu = \"0s\"\nopen-files = 3\noutput = \"1M\"\nresult = \"1GiB\"",
+        &[
+            "plugin.toml:6: `cpu` in [limits]: nothing could ever be done in no time",
+            "plugin.toml:7: `open-files` in [limits] is 3; it must be between 16 and 1048576",
+            "plugin.toml:8: `output` in [limits]: `1M` is not a size; \
+             write a number and B, KB, MB, GB, KiB, MiB or GiB, such as \"512MiB\"",
+            "plugin.toml:9: `result` in [limits]: `1GiB` is too large; the most is 256 MiB",
+        ],
+    );
+    check_after(
         "[permissions]\nemit = [\"alert new\", \"\"]",
         &[
             "plugin.toml:6: `emit` in [permissions]: ' ' in pattern `alert new` is not allowed; \
@@ -397,16 +423,12 @@ fn what_this_release_cannot_do_is_parsed_and_listed() {
         manifest.check_supported().expect_err("refused").to_string().lines().collect::<Vec<_>>(),
         [
             "plugin.toml:8: `isolation = \"shared\"` in [plugin] is not supported yet; use `isolation = \"own\"`",
-            "plugin.toml:27: `when-full = \"spill\"` in [queue] is not supported yet; use `when-full = \"block\"`",
-            "plugin.toml:32: `instances = 2` in [delivery] is not supported yet; use `instances = 1`",
-            "plugin.toml:33: `order-by` in [delivery] is not supported yet; \
+            "plugin.toml:31: `when-full = \"spill\"` in [queue] is not supported yet; use `when-full = \"block\"`",
+            "plugin.toml:36: `instances = 2` in [delivery] is not supported yet; use `instances = 1`",
+            "plugin.toml:37: `order-by` in [delivery] is not supported yet; \
              leave it out: with one instance all events stay in order",
         ]
     );
-    let warnings = manifest.not_enforced();
-    assert_eq!(warnings.len(), 1);
-    assert_eq!(warnings[0].to_string(), "`memory` in [limits] is not enforced yet; the plugin runs without it");
-    assert_eq!(warnings[0].line, 22);
 }
 
 #[test]

@@ -9,19 +9,24 @@
 //! finds what a wrapper kernel started in other sessions, and `KERNELBRIDGE_HOST`, by which a guardian does the same
 //! if this process is killed.
 
+mod cgroup;
 mod environment;
 mod folder;
 mod guardian;
+mod limits;
 mod memory;
 mod ports;
 mod process;
+mod sampler;
 mod tail;
+mod tree;
 
 use std::{collections::BTreeMap, io, path::PathBuf};
 
 use crate::connection::ConnectionInfo;
 
 pub use folder::Folder;
+pub use limits::{Limits, Overrun};
 pub use memory::memory_bytes;
 pub use ports::Reservation;
 pub use process::{Exit, Process, processes_of};
@@ -44,6 +49,8 @@ pub struct LaunchSpec {
     pub ipc: bool,
     /// Stack limit in bytes.
     pub stack_bytes: Option<u64>,
+    /// What it may use.
+    pub limits: Limits,
     /// Files put into its private folder: name and text.
     pub files: Vec<(String, String)>,
 }
