@@ -30,7 +30,7 @@ use crate::{
     manifest::{CarrierChoice, Manifest, ManifestError},
     notebook::{Notebook, NotebookError},
     pattern::NameError,
-    plugin::{Carrier, HostCalls, LoadError, PluginSource, Runtime},
+    plugin::{Carrier, HostCalls, LoadError, PluginSource, Runtime, not_enforced},
     queue::{Queue, QueueError},
     rpc::Cell,
     store::{Store, StoreError},
@@ -262,7 +262,7 @@ fn read_manifest(path: &Path) -> Result<(Manifest, PathBuf), BuildError> {
     let file = std::path::absolute(&file).unwrap_or(file);
     let manifest = Manifest::parse(&text, &file)?;
     manifest.check_supported()?;
-    for problem in manifest.not_enforced() {
+    for problem in not_enforced(&manifest) {
         tracing::warn!(plugin = manifest.name, field = problem.field, "{}", problem.message);
     }
     Ok((manifest, file))
@@ -284,7 +284,8 @@ pub(super) fn read_source(manifest: &Manifest, file: &Path) -> Result<PluginSour
         path: Some(path),
         cells,
         config: manifest.config.clone(),
-        startup: manifest.limits.startup,
+        env: manifest.env.clone(),
+        limits: manifest.limits.clone(),
         carrier: match manifest.carrier {
             CarrierChoice::Auto => None,
             CarrierChoice::Jupyter => Some(Carrier::Jupyter),

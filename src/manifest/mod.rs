@@ -14,6 +14,7 @@
 //! isolation = "own"              # own | shared
 //! carrier = "auto"               # auto | jupyter | pipe
 //! turn = "shim"                  # shim | template (basic level, see `Template`)
+//! env = ["MY_TOKEN"]             # variables of the host's that it gets too; default: none
 //!
 //! [permissions]
 //! call = ["state.*", "log.*"]    # functions it may call; a list replaces this default
@@ -25,7 +26,11 @@
 //! [limits]
 //! timeout = "30s"                # a handler's deadline
 //! startup = "60s"                # from launch to loaded
-//! memory = "1GiB"                # default: none
+//! memory = "1GiB"                # of the kernel and all that it starts; default: none
+//! cpu = "1h"                     # their time on processors, in all; default: none
+//! open-files = 256               # of each of them; default: the host's own limit
+//! output = "16MiB"               # prints and plots of one event or call
+//! result = "256MiB"              # the largest message, and so result, of the plugin
 //! depth = 64                     # of nested calls
 //!
 //! [queue]
@@ -89,6 +94,8 @@ pub struct Manifest {
     pub isolation: Isolation,
     /// How RPC messages are to travel.
     pub carrier: CarrierChoice,
+    /// Names of the host's variables that it gets beside those that every kernel gets.
+    pub env: Vec<String>,
     /// `[permissions]`
     pub permissions: Permissions,
     /// `[exports]`
@@ -171,10 +178,24 @@ pub struct Limits {
     pub timeout: Duration,
     /// From launch to loaded.
     pub startup: Duration,
-    /// Memory of the kernel's processes in bytes.
+    /// Memory of the kernel's processes together, in bytes.
     pub memory_bytes: Option<u64>,
+    /// Time on processors of the kernel's processes together.
+    pub cpu: Option<Duration>,
+    /// Open files of each of the kernel's processes.
+    pub open_files: Option<u32>,
+    /// How much one event or call may print and show, in bytes.
+    pub output_bytes: u64,
+    /// Largest message from the plugin, in bytes.
+    pub result_bytes: u64,
     /// Deepest nesting of calls.
     pub depth: u32,
+}
+
+impl Default for Limits {
+    fn default() -> Self {
+        sections::DEFAULT_LIMITS
+    }
 }
 
 /// `[queue]`
@@ -314,15 +335,6 @@ impl Manifest {
             problems if problems.is_empty() => Ok(()),
             problems => Err(ManifestError { path: self.path.clone(), problems }),
         }
-    }
-
-    /// Limits that are read but not kept yet. The plugin runs; the host warns.
-    pub fn not_enforced(&self) -> Vec<Problem> {
-        let memory = self.limits.memory_bytes.map(|_| {
-            let hint = "the plugin runs without it".to_owned();
-            self.problem("limits.memory", "`memory` in [limits] is not enforced yet", Some(hint))
-        });
-        memory.into_iter().collect()
     }
 }
 

@@ -143,17 +143,24 @@ impl<'r, 't> Section<'r, 't> {
         }
     }
 
-    pub(super) fn patterns(&mut self, key: &'static str, example: &str) -> Option<Vec<Pattern>> {
+    /// A list of strings, through a parser whose error says what is wrong.
+    pub(super) fn list<T, E: Display>(
+        &mut self,
+        key: &'static str,
+        what: &str,
+        example: &str,
+        parse: impl Fn(&str) -> Result<T, E>,
+    ) -> Option<Vec<T>> {
         let value = self.value(key)?;
         let example = format!("{key} = {example}");
         let DeValue::Array(items) = value.get_ref() else {
-            return self.wrong_type(key, "a list of patterns", value.get_ref(), value.span(), &example);
+            return self.wrong_type(key, what, value.get_ref(), value.span(), &example);
         };
-        let mut patterns = Vec::new();
+        let mut values = Vec::new();
         for item in items.iter() {
             match item.get_ref() {
-                DeValue::String(text) => match Pattern::parse(text) {
-                    Ok(pattern) => patterns.push(pattern),
+                DeValue::String(text) => match parse(text) {
+                    Ok(value) => values.push(value),
                     Err(error) => {
                         self.problem(key, &item.span(), format!("`{key}` in [{}]: {error}", self.name), None);
                     }
@@ -163,7 +170,11 @@ impl<'r, 't> Section<'r, 't> {
                 }
             }
         }
-        Some(patterns)
+        Some(values)
+    }
+
+    pub(super) fn patterns(&mut self, key: &'static str, example: &str) -> Option<Vec<Pattern>> {
+        self.list(key, "a list of patterns", example, Pattern::parse)
     }
 
     pub(super) fn table(&mut self, key: &'static str, example: &str) -> Option<&'r DeTable<'t>> {

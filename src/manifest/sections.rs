@@ -14,7 +14,7 @@ use crate::{
         QueueSettings, Restart, Runtime, Template, WhenFull, config,
         reader::{Report, Section, quoted, type_of},
         template,
-        units::{parse_duration, parse_size},
+        units::{format_size, parse_duration, parse_size},
     },
     pattern::{self, Pattern},
     suggest,
@@ -22,10 +22,10 @@ use crate::{
 
 /// Every section and its keys, for "it belongs in [limits]"; `config` is free form.
 const SECTIONS: [(&str, &[&str]); 9] = [
-    ("plugin", &["name", "version", "language", "kernel", "entry", "bridge", "isolation", "carrier", "turn"]),
+    ("plugin", &["name", "version", "language", "kernel", "entry", "bridge", "isolation", "carrier", "turn", "env"]),
     ("permissions", &["call", "emit"]),
     ("exports", &["allow"]),
-    ("limits", &["timeout", "startup", "memory", "depth"]),
+    ("limits", &["timeout", "startup", "memory", "cpu", "open-files", "output", "result", "depth"]),
     ("queue", &["capacity", "when-full"]),
     ("delivery", &["attempts", "batch", "instances", "order-by", "journal"]),
     ("restart", &["deaths", "within"]),
@@ -33,10 +33,22 @@ const SECTIONS: [(&str, &[&str]); 9] = [
     ("template", &["event", "topic", "exports"]),
 ];
 
-/// Long enough for a cold scipy import or a first plot, short enough to notice.
-const DEFAULT_TIMEOUT: Duration = Duration::from_secs(30);
-/// Julia compiles for most of a minute at its first start.
-const DEFAULT_STARTUP: Duration = Duration::from_secs(60);
+/// A timeout long enough for a cold scipy import or a first plot, short enough to notice; Julia compiles for most of a
+/// minute at its first start; more output than anybody reads, with room for a plot that brings its library.
+pub(super) const DEFAULT_LIMITS: Limits = Limits {
+    timeout: Duration::from_secs(30),
+    startup: Duration::from_secs(60),
+    memory_bytes: None,
+    cpu: None,
+    open_files: None,
+    output_bytes: 16 << 20,
+    result_bytes: MOST_RESULT_BYTES,
+    depth: 64,
+};
+/// No interpreter starts with fewer.
+const FEWEST_FILES: u32 = 16;
+/// What is larger belongs into a file or the store.
+const MOST_RESULT_BYTES: u64 = 256 << 20;
 
 #[derive(Clone, Copy, PartialEq)]
 enum Turn {
@@ -55,6 +67,7 @@ struct PluginSection {
     bridge: String,
     isolation: Isolation,
     carrier: CarrierChoice,
+    env: Vec<String>,
 }
 
 pub(super) fn read(text: &str, path: &Path) -> Result<Manifest, ManifestError> {
@@ -97,6 +110,7 @@ pub(super) fn read(text: &str, path: &Path) -> Result<Manifest, ManifestError> {
         bridge: plugin.bridge,
         isolation: plugin.isolation,
         carrier: plugin.carrier,
+        env: plugin.env,
         permissions,
         exports,
         limits,
@@ -157,6 +171,7 @@ fn read_plugin<'t>(document: &DeTable<'t>, report: &mut Report<'t>) -> PluginSec
     let isolation = section.choice("isolation", &[("own", Isolation::Own), ("shared", Isolation::Shared)]);
     let carriers = [("auto", CarrierChoice::Auto), ("jupyter", CarrierChoice::Jupyter), ("pipe", CarrierChoice::Pipe)];
     let carrier = section.choice("carrier", &carriers);
+    let env = section.list("env", "a list of names", "[\"MY_TOKEN\"]", variable);
     let turn = section.choice("turn", &[("shim", Turn::Shim), ("template", Turn::Template)]).unwrap_or(Turn::Shim);
 
     if !section.is_there() {
@@ -182,6 +197,7 @@ fn read_plugin<'t>(document: &DeTable<'t>, report: &mut Report<'t>) -> PluginSec
         bridge: bridge.unwrap_or_else(|| BRIDGE_VERSION.to_owned()),
         isolation: isolation.unwrap_or(Isolation::Own),
         carrier: carrier.unwrap_or(CarrierChoice::Auto),
+        env: env.unwrap_or_default(),
     }
 }
 
@@ -226,17 +242,27 @@ fn read_limits<'t>(document: &DeTable<'t>, report: &mut Report<'t>) -> Limits {
     let mut section = Section::open(document, "limits", report);
     let timeout = section.parsed("timeout", "\"5s\"", some_time);
     let startup = section.parsed("startup", "\"30s\"", some_time);
-    let memory_bytes = section.parsed("memory", "\"1GiB\"", |text| match parse_size(text) {
-        Ok(0) => Err("it must be more than nothing".to_owned()),
-        other => other.map_err(|error| error.to_string()),
+    let memory_bytes = section.parsed("memory", "\"1GiB\"", some_size);
+    let cpu = section.parsed("cpu", "\"1h\"", some_time);
+    let open_files = section.integer("open-files", FEWEST_FILES, 1_048_576);
+    let output_bytes = section.parsed("output", "\"1MiB\"", |text| parse_size(text).map_err(|error| error.to_string()));
+    let result_bytes = section.parsed("result", "\"16MiB\"", |text| match some_size(text) {
+        Ok(size) if size > MOST_RESULT_BYTES => {
+            Err(format!("`{text}` is too large; the most is {}", format_size(MOST_RESULT_BYTES)))
+        }
+        other => other,
     });
     let depth = section.integer("depth", 1, 1000);
     section.finish(home_of);
     Limits {
-        timeout: timeout.unwrap_or(DEFAULT_TIMEOUT),
-        startup: startup.unwrap_or(DEFAULT_STARTUP),
+        timeout: timeout.unwrap_or(DEFAULT_LIMITS.timeout),
+        startup: startup.unwrap_or(DEFAULT_LIMITS.startup),
         memory_bytes,
-        depth: depth.unwrap_or(64),
+        cpu,
+        open_files,
+        output_bytes: output_bytes.unwrap_or(DEFAULT_LIMITS.output_bytes),
+        result_bytes: result_bytes.unwrap_or(DEFAULT_LIMITS.result_bytes),
+        depth: depth.unwrap_or(DEFAULT_LIMITS.depth),
     }
 }
 
@@ -345,6 +371,15 @@ fn everything() -> Vec<Pattern> {
     Pattern::parse("*").into_iter().collect()
 }
 
+fn variable(name: &str) -> Result<String, String> {
+    match name {
+        "" => Err("a name must not be empty".to_owned()),
+        _ if name.starts_with("KERNELBRIDGE_") => Err(format!("`{name}` is ours")),
+        _ if name.contains(['=', '\0']) => Err(format!("`{name}` is not the name of a variable")),
+        _ => Ok(name.to_owned()),
+    }
+}
+
 fn not_empty(text: &str) -> Result<String, &'static str> {
     if text.trim().is_empty() { Err("it must not be empty") } else { Ok(text.to_owned()) }
 }
@@ -355,6 +390,13 @@ fn inside_the_folder(text: &str) -> Result<PathBuf, String> {
     match path.file_name() {
         Some(_) if is_inside => Ok(path),
         _ => Err(format!("`{text}` is not a file in the plugin's folder")),
+    }
+}
+
+fn some_size(text: &str) -> Result<u64, String> {
+    match parse_size(text) {
+        Ok(0) => Err("it must be more than nothing".to_owned()),
+        other => other.map_err(|error| error.to_string()),
     }
 }
 

@@ -13,6 +13,7 @@ entry = "plugin.ipynb"
 bridge = "1"
 isolation = "own"
 carrier = "pipe"
+env = ["MY_TOKEN"]
 
 [permissions]
 call = ["state.*", "quake-geo.distance"]
@@ -25,6 +26,10 @@ allow = ["quake-*"]
 timeout = "5s"
 startup = "250ms"
 memory = "1GiB"
+cpu = "1h"
+open-files = 99
+output = "1MiB"
+result = "16MiB"
 depth = 9
 
 [queue]
@@ -76,17 +81,26 @@ fn the_shortest_manifest_has_defaults() {
     assert_eq!((manifest.language(), manifest.kernelspec()), (Some("r"), None));
     assert_eq!((manifest.entry.as_path(), manifest.is_notebook()), (Path::new("plugin.R"), false));
     assert_eq!((manifest.isolation, manifest.carrier), (Isolation::Own, CarrierChoice::Auto));
+    assert!(manifest.env.is_empty());
     assert_eq!(manifest.permissions.call, patterns(&["state.*", "log.*"]));
     assert_eq!(manifest.permissions.emit, []);
     assert_eq!(manifest.exports.allow, patterns(&["*"]));
-    let limits =
-        Limits { timeout: Duration::from_secs(30), startup: Duration::from_secs(60), memory_bytes: None, depth: 64 };
+    let limits = Limits {
+        timeout: Duration::from_secs(30),
+        startup: Duration::from_secs(60),
+        memory_bytes: None,
+        cpu: None,
+        open_files: None,
+        output_bytes: 16 << 20,
+        result_bytes: 256 << 20,
+        depth: 64,
+    };
     assert_eq!(manifest.limits, limits);
     assert_eq!(manifest.queue, QueueSettings { capacity: 1024, when_full: WhenFull::Block });
     assert_eq!(manifest.delivery, Delivery { attempts: 3, batch: 1, instances: 1, order_by: None, journal: false });
     assert_eq!(manifest.restart, Restart { deaths: 5, within: Duration::from_secs(60) });
     assert!(manifest.config.is_empty() && manifest.template().is_none());
-    assert!(manifest.unsupported().is_empty() && manifest.not_enforced().is_empty());
+    assert!(manifest.unsupported().is_empty());
     manifest.check_supported().expect("supported");
 }
 
@@ -96,6 +110,7 @@ fn everything_written_is_read() {
     assert_eq!((manifest.version.as_str(), manifest.bridge.as_str()), ("0.1.0", "1"));
     assert!(manifest.is_notebook());
     assert_eq!(manifest.carrier, CarrierChoice::Pipe);
+    assert_eq!(manifest.env, ["MY_TOKEN"]);
     assert!(manifest.may_call("state.get") && manifest.may_call("quake-geo.distance"));
     assert!(!manifest.may_call("quake-geo.other") && !manifest.may_call("log.x"));
     assert!(manifest.may_emit("alert.new") && !manifest.may_emit("quake.new"));
@@ -104,6 +119,10 @@ fn everything_written_is_read() {
         timeout: Duration::from_secs(5),
         startup: Duration::from_millis(250),
         memory_bytes: Some(1 << 30),
+        cpu: Some(Duration::from_secs(3600)),
+        open_files: Some(99),
+        output_bytes: 1 << 20,
+        result_bytes: 16 << 20,
         depth: 9,
     };
     assert_eq!(manifest.limits, limits);
@@ -116,7 +135,7 @@ fn everything_written_is_read() {
         "nested": {"list": [1, 2.5, true, "x"], "when": "2026-02-01T12:00:00Z"},
     });
     assert_eq!(serde_json::Value::Object(manifest.config.clone()), config);
-    assert_eq!((manifest.line_of("queue.capacity"), manifest.line_of("queue.nothing")), (25, 24));
+    assert_eq!((manifest.line_of("queue.capacity"), manifest.line_of("queue.nothing")), (30, 29));
 }
 
 #[test]
@@ -254,6 +273,10 @@ fn wrong_types_say_what_to_write() {
             "plugin.toml:3: `language` in [plugin] must be a string, found a boolean; write `language = \"python\"`",
         ],
     );
+    check(
+        &format!("{MINIMAL}env = \"MY_TOKEN\""),
+        &["plugin.toml:5: `env` in [plugin] must be a list of names, found a string; write `env = [\"MY_TOKEN\"]`"],
+    );
 }
 
 #[test]
@@ -284,6 +307,16 @@ fn bad_values_say_what_is_allowed() {
         ],
     );
     check_after(
+        "[limits]\ncpu = \"0s\"\nopen-files = 3\noutput = \"1M\"\nresult = \"1GiB\"",
+        &[
+            "plugin.toml:6: `cpu` in [limits]: nothing could ever be done in no time",
+            "plugin.toml:7: `open-files` in [limits] is 3; it must be between 16 and 1048576",
+            "plugin.toml:8: `output` in [limits]: `1M` is not a size; \
+             write a number and B, KB, MB, GB, KiB, MiB or GiB, such as \"512MiB\"",
+            "plugin.toml:9: `result` in [limits]: `1GiB` is too large; the most is 256 MiB",
+        ],
+    );
+    check_after(
         "[permissions]\nemit = [\"alert new\", \"\"]",
         &[
             "plugin.toml:6: `emit` in [permissions]: ' ' in pattern `alert new` is not allowed; \
@@ -299,6 +332,16 @@ fn bad_values_say_what_is_allowed() {
             "plugin.toml:4: `entry` in [plugin]: `../plugin.py` is not a file in the plugin's folder",
             "plugin.toml:5: `bridge` in [plugin]: this kernelbridge does not speak protocol `2`, only `1`",
             "plugin.toml:6: unknown value `pip` for `carrier` in [plugin]; did you mean `pipe`?",
+        ],
+    );
+    check(
+        &format!("{MINIMAL}env = [\"\", \"A=B\", \"KERNELBRIDGE_HOST\", 1]"),
+        &[
+            "plugin.toml:5: `env` in [plugin]: a name must not be empty",
+            "plugin.toml:5: `env` in [plugin]: `A=B` is not the name of a variable",
+            "plugin.toml:5: `env` in [plugin]: `KERNELBRIDGE_HOST` is ours",
+            "plugin.toml:5: `env` in [plugin] must be a list of strings, found a whole number; \
+             write `env = [\"MY_TOKEN\"]`",
         ],
     );
     check_after(
@@ -387,10 +430,6 @@ fn what_this_release_cannot_do_is_parsed_and_listed() {
         manifest.check_supported().expect_err("refused").to_string().lines().collect::<Vec<_>>(),
         ["plugin.toml:8: `isolation = \"shared\"` in [plugin] is not supported yet; use `isolation = \"own\"`",]
     );
-    let warnings = manifest.not_enforced();
-    assert_eq!(warnings.len(), 1);
-    assert_eq!(warnings[0].to_string(), "`memory` in [limits] is not enforced yet; the plugin runs without it");
-    assert_eq!(warnings[0].line, 21);
 }
 
 #[test]

@@ -81,6 +81,16 @@ pub fn parse_size(text: &str) -> Result<u64, UnitError> {
     Ok(bytes.round() as u64)
 }
 
+/// A size for people: in the largest binary unit that leaves at least 1, with two digits at most.
+pub fn format_size(bytes: u64) -> String {
+    const UNITS: [&str; 4] = ["KiB", "MiB", "GiB", "TiB"];
+    let Some(power) = (1..=UNITS.len() as u32).rev().find(|power| bytes >= 1 << (10 * power)) else {
+        return format!("{bytes} B");
+    };
+    let number = format!("{:.2}", bytes as f64 / f64::from(1 << 10u32).powi(power as i32));
+    format!("{} {}", number.trim_end_matches('0').trim_end_matches('.'), UNITS[power as usize - 1])
+}
+
 /// Number, spaces, unit; the result in the base unit.
 fn parse(text: &str, units: &[(&str, f64)]) -> Option<f64> {
     let text = text.trim();
@@ -119,6 +129,18 @@ mod tests {
         check("1GiB", 1 << 30);
         check("1.5gib", 3 << 29);
         check("1TiB", 1 << 40);
+    }
+
+    #[test]
+    fn sizes_are_shown_in_the_unit_that_fits() {
+        let check = |bytes: u64, expected: &str| assert_eq!(format_size(bytes), expected);
+        check(0, "0 B");
+        check(1023, "1023 B");
+        check(1024, "1 KiB");
+        check(1 << 30, "1 GiB");
+        check(1_288_490_189, "1.2 GiB");
+        check(1_100_000, "1.05 MiB");
+        check(u64::MAX, "16777216 TiB");
     }
 
     #[test]

@@ -18,13 +18,13 @@ use crate::{
     chain::Chain,
     client::{ClientError, Executed, KernelClient, LaunchOptions, Output},
     language::{Interrupt, Language},
-    manifest::Template,
+    manifest::{self, Manifest, Problem, Template},
     plugin::{
         About, Carrier, HostCalls, Mail, Plugin, PluginNews, SharedGraph,
         actor::{Actor, State},
         template::{self, TemplateActor},
     },
-    provision::LaunchSpec,
+    provision::{self, LaunchSpec},
     rpc::{self, Cell, Initialize, InitializeResult, Load, LoadResult, PluginId, RpcError},
     wire::content::{ExecuteRequest, Status},
 };
@@ -66,10 +66,12 @@ pub struct PluginSource {
     pub cells: Vec<Cell>,
     /// `[config]`.
     pub config: Map<String, Value>,
-    /// How long it may take until it is loaded.
-    pub startup: Duration,
     /// Which of several instances it is.
     pub instance: Option<u32>,
+    /// Names of the host's variables that its kernel gets.
+    pub env: Vec<String>,
+    /// `[limits]`.
+    pub limits: manifest::Limits,
     /// A carrier that must be used; `None`: the first that works.
     pub carrier: Option<Carrier>,
     /// For a plugin at the basic level: code to execute for events and calls.
@@ -141,7 +143,7 @@ impl Plugin {
         graph: SharedGraph,
     ) -> Result<Self, LoadError> {
         let began = Instant::now();
-        let deadline = began + source.startup;
+        let deadline = began + source.limits.startup;
         let mut client = KernelClient::launch(launch_options(runtime, Some(source))).await?;
         let outputs = client.take_outputs();
         let name: Arc<str> = source.name.as_str().into();
@@ -317,17 +319,31 @@ pub fn launch_options(runtime: &Runtime, source: Option<&PluginSource>) -> Launc
             kernel_name: runtime.kernelspec.clone(),
             argv: runtime.argv.clone(),
             env,
+            pass_env: source.map(|source| source.env.clone()).unwrap_or_default(),
             working_dir: working_dir.map(ToOwned::to_owned),
             ipc: behaviour.ipc,
             stack_bytes: behaviour.stack_bytes,
+            limits: source.map(|source| process_limits(&source.limits)).unwrap_or_default(),
             files,
         },
-        startup: source.map_or(STARTUP, |source| source.startup),
+        startup: source.map_or(STARTUP, |source| source.limits.startup),
         interrupt: behaviour.interrupt.unwrap_or(runtime.interrupt),
         no_control: behaviour.no_control,
         no_shutdown: behaviour.no_shutdown,
         unready_version: behaviour.unready_version,
     }
+}
+
+fn process_limits(limits: &manifest::Limits) -> provision::Limits {
+    let manifest::Limits { memory_bytes, cpu, open_files, .. } = *limits;
+    provision::Limits { memory_bytes, cpu, open_files }
+}
+
+/// Limits of a manifest that this machine cannot keep. The plugin runs; the host warns.
+pub fn not_enforced(manifest: &Manifest) -> Vec<Problem> {
+    let problems = process_limits(&manifest.limits).not_enforced();
+    let problem = |(key, why)| manifest.problem(&format!("limits.{key}"), format!("`{key}` in [limits] {why}"), None);
+    problems.into_iter().map(problem).collect()
 }
 
 /// Execute code that is ours, or the author's at the basic level.

@@ -36,7 +36,7 @@ use crate::{
     rpc::{self, Handler, LogLevel, RpcError},
 };
 
-pub use load::{LoadError, PluginSource, Runtime, launch_options};
+pub use load::{LoadError, PluginSource, Runtime, launch_options, not_enforced};
 
 /// How RPC messages travel while a turn is open.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]

@@ -9,18 +9,24 @@
 //! descendants inherit: `KERNELBRIDGE_DIR`, by which [`Process::kill_tree`] finds what a wrapper kernel started in other
 //! sessions, and `KERNELBRIDGE_HOST`, by which a guardian does the same if this process is killed.
 
+mod cgroup;
+mod environment;
 mod folder;
 mod guardian;
+mod limits;
 mod memory;
 mod ports;
 mod process;
+mod sampler;
 mod tail;
+mod tree;
 
 use std::{collections::BTreeMap, io, path::PathBuf};
 
 use crate::connection::ConnectionInfo;
 
 pub use folder::Folder;
+pub use limits::{Limits, Overrun};
 pub use memory::memory_bytes;
 pub use ports::Reservation;
 pub use process::{Exit, Process, processes_of};
@@ -33,14 +39,19 @@ pub struct LaunchSpec {
     pub kernel_name: String,
     /// Program and arguments; `{connection_file}` is replaced wherever it occurs.
     pub argv: Vec<String>,
-    /// Added to the environment. Without `TMPDIR`, the kernel gets a folder for temporary files that goes when it does.
+    /// Added to the environment, which has of ours only what an interpreter needs. Without `TMPDIR`, the kernel gets a
+    /// folder for temporary files that goes when it does.
     pub env: BTreeMap<String, String>,
+    /// Names of our variables that it gets as well.
+    pub pass_env: Vec<String>,
     /// Where it starts; `None`: where we are.
     pub working_dir: Option<PathBuf>,
     /// Unix sockets instead of loopback tcp.
     pub ipc: bool,
     /// Stack limit in bytes.
     pub stack_bytes: Option<u64>,
+    /// What it may use.
+    pub limits: Limits,
     /// Files put into its private folder: name and text.
     pub files: Vec<(String, String)>,
 }

@@ -12,7 +12,6 @@ use std::{
 use nix::{
     sys::{
         prctl,
-        resource::{Resource, setrlimit},
         signal::{Signal, kill, killpg},
     },
     unistd::{Pid, getppid, setsid},
@@ -28,10 +27,14 @@ use tokio::{
 };
 
 use crate::provision::{
-    Folder, LaunchSpec,
+    Folder, LaunchSpec, Overrun,
+    cgroup::Cgroup,
+    environment,
     guardian::{Guardian, HOST_MARK},
+    limits::Rlimits,
     memory::memory_bytes,
     ports::Ports,
+    sampler::Watched,
     tail::Tail,
 };
 
@@ -42,18 +45,24 @@ const LAST_WORDS: Duration = Duration::from_millis(200);
 
 /// How a process ended.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Exit(pub ExitStatus);
+pub struct Exit {
+    /// As the system tells it.
+    pub status: ExitStatus,
+    /// The limit that we ended it for.
+    pub overrun: Option<Overrun>,
+}
 
 impl std::fmt::Display for Exit {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        match (self.0.code(), self.0.signal()) {
+        match (self.status.code(), self.status.signal()) {
             (Some(code), _) => write!(f, "exit code {code}"),
             (None, Some(signal)) => match Signal::try_from(signal) {
                 Ok(signal) => write!(f, "signal {signal}"),
                 Err(_) => write!(f, "signal {signal}"),
             },
             (None, None) => f.write_str("an unknown status"),
-        }
+        }?;
+        self.overrun.map_or(Ok(()), |overrun| write!(f, ": it {overrun}"))
     }
 }
 
@@ -66,6 +75,7 @@ pub struct Process {
     folder: Folder,
     _temporary: Option<Folder>,
     waiter: JoinHandle<()>,
+    _watched: Option<Arc<Watched>>,
     _guardian: Arc<Guardian>,
 }
 
@@ -80,18 +90,22 @@ impl Process {
     ) -> io::Result<Self> {
         let mut command = Command::new(&argv[0]);
         command.args(&argv[1..]).stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped());
+        command.env_clear().envs(environment::kept(std::env::vars_os(), &spec.pass_env));
         if let Some(temporary) = &temporary {
             // SWI-Prolog 9 knows only the second.
             command.env("TMPDIR", temporary.path()).env("TMP", temporary.path());
         }
-        command.env_remove("PYTHONEXECUTABLE").envs(&spec.env);
+        command.envs(&spec.env);
         command.env("JPY_PARENT_PID", std::process::id().to_string());
         command.env(HOST_MARK, guardian.id()).env(FOLDER_MARK, folder.path());
         if let Some(dir) = &spec.working_dir {
             command.current_dir(dir);
         }
         let host = Pid::this();
-        let stack_bytes = spec.stack_bytes;
+        let rlimits = Rlimits::new(spec.limits, spec.stack_bytes);
+        let group_name = folder.path().file_name().unwrap_or_default().to_string_lossy();
+        let cgroup = spec.limits.memory_bytes.and_then(|bytes| Cgroup::new(&group_name, bytes));
+        let door = cgroup.as_ref().and_then(Cgroup::door);
         // SAFETY: only system calls that are async-signal-safe, and nothing is allocated between fork and exec.
         unsafe {
             command.pre_exec(move || {
@@ -101,11 +115,10 @@ impl Process {
                 if getppid() != host {
                     return Err(io::Error::from(nix::errno::Errno::ESRCH));
                 }
-                if let Some(bytes) = stack_bytes {
-                    // Where the hard limit is lower, the kernel just nests less deep.
-                    let _ = setrlimit(Resource::RLIMIT_STACK, bytes, bytes);
+                if let Some(door) = &door {
+                    door.enter();
                 }
-                Ok(())
+                rlimits.set()
             });
         }
         let mut child = spawn_from_lasting_thread(command, ports).await?;
@@ -117,6 +130,8 @@ impl Process {
             child.stderr.take().map(|pipe| tokio::spawn(tail.clone().fill_from(pipe))),
         ];
         let (sender, exit) = watch::channel(None);
+        let overrun = Arc::new(OnceLock::new());
+        let watched = Watched::begin(pid, folder.path(), spec.limits, exit.clone(), overrun.clone());
         let waiter = tokio::spawn(async move {
             let status = child.wait().await;
             for mut pipe in pipes.into_iter().flatten() {
@@ -126,9 +141,11 @@ impl Process {
                 }
             }
             // `wait` fails only if somebody else reaped the child; it has ended all the same.
-            sender.send_replace(Some(Exit(status.unwrap_or_default())));
+            let status = status.unwrap_or_default();
+            let overrun = overrun.get().copied().or_else(|| cgroup.as_ref()?.overrun());
+            sender.send_replace(Some(Exit { status, overrun }));
         });
-        Ok(Self { pid, exit, tail, folder, _temporary: temporary, waiter, _guardian: guardian })
+        Ok(Self { pid, exit, tail, folder, _temporary: temporary, waiter, _watched: watched, _guardian: guardian })
     }
 
     /// Its process id.
@@ -196,20 +213,7 @@ impl Process {
     }
 
     fn kill_marked(&self) {
-        if self.exit.borrow().is_none() {
-            let _ = killpg(self.pid, Signal::SIGKILL);
-        }
-        // Several passes, as a process may fork while it is looked for.
-        for _ in 0..5 {
-            let marked = self.marked();
-            if marked.is_empty() {
-                return;
-            }
-            for pid in marked {
-                let _ = kill(pid, Signal::SIGKILL);
-            }
-            std::thread::sleep(Duration::from_millis(1));
-        }
+        kill_all(self.pid, self.folder.path(), &self.exit);
     }
 
     fn marked(&self) -> Vec<Pid> {
@@ -220,6 +224,24 @@ impl Process {
 /// The living processes of the kernel whose private folder this is or was. Empty where there is no `/proc`.
 pub fn processes_of(folder: &Path) -> Vec<u32> {
     marked(folder).into_iter().map(|pid| pid.as_raw().unsigned_abs()).collect()
+}
+
+/// Kill a kernel's process and all that carry its mark.
+pub(super) fn kill_all(pid: Pid, folder: &Path, exit: &watch::Receiver<Option<Exit>>) {
+    if exit.borrow().is_none() {
+        let _ = killpg(pid, Signal::SIGKILL);
+    }
+    // Several passes, as a process may fork while it is looked for.
+    for _ in 0..5 {
+        let marked = marked(folder);
+        if marked.is_empty() {
+            return;
+        }
+        for pid in marked {
+            let _ = kill(pid, Signal::SIGKILL);
+        }
+        std::thread::sleep(Duration::from_millis(1));
+    }
 }
 
 /// Living processes with a kernel's folder in their environment.

@@ -11,6 +11,7 @@
 //! - `host`: many plugins: state, crossing calls, full queues, deadlines, lossless streams
 //! - `hostile`: a kernel that misbehaves in every way we could think of
 //! - `turns`: a shim that does what real ones do rarely
+//! - `security`: environment, limits, sandboxes, on real kernels
 //! - `wire`: our messages against jupyter_client's and jupyter-protocol's, schemas, mutations
 
 mod bare;
@@ -25,6 +26,7 @@ mod examples;
 mod floors;
 mod host;
 mod hostile;
+mod security;
 mod series;
 mod support;
 mod turns;

@@ -1,0 +1,4 @@
+//! What a plugin is kept from: our environment, more than its share, and, in a sandbox, files and the network.
+
+mod environment;
+mod limits;
