@@ -57,7 +57,11 @@ fn main() {
         println!("{count:>6} {what}");
     }
     println!("{:>6} faults in all", report.faults.values().sum::<u64>());
-    println!("worst recovery {:.1} s, {:.0} s in all", report.worst_recovery.as_secs_f64(), report.elapsed.as_secs_f64());
+    println!(
+        "worst recovery {:.1} s, {:.0} s in all",
+        report.worst_recovery.as_secs_f64(),
+        report.elapsed.as_secs_f64()
+    );
     let megabytes = |bytes| bytes / 1_000_000;
     println!(
         "memory of the host {} MB before, {} MB after",
