@@ -80,9 +80,13 @@ pub(super) struct Keeper {
 
 /// What to do next.
 enum Next {
-    Start { after: Duration },
+    Start {
+        after: Duration,
+    },
     Run(Arc<Loaded>),
     Wait,
+    /// What came while another source was being loaded, and what is loaded as before.
+    Obey(Command, Option<Arc<Loaded>>),
     Stopped,
 }
 
@@ -278,6 +282,8 @@ impl Keeper {
                     Some(command) => self.obey(command).await,
                     None => Next::Stopped,
                 },
+                Next::Obey(command, Some(loaded)) => self.obey_while_running(command, loaded).await,
+                Next::Obey(command, None) => self.obey(command).await,
                 Next::Stopped => return,
             };
         }
@@ -337,7 +343,10 @@ impl Keeper {
             command = self.commands.recv() => Err(command),
         };
         match loaded {
-            Ok(Ok(loaded)) => self.put(loaded),
+            Ok(Ok(loaded)) => {
+                self.count_restart();
+                self.put(loaded)
+            }
             Ok(Err(error)) => {
                 let reason = match &error {
                     BuildError::Load { source, .. } => format!("it could not be loaded: {source}"),
@@ -361,11 +370,14 @@ impl Keeper {
         let loaded = Arc::new(loaded);
         *lock(&self.instance.loaded) = Some(loaded.clone());
         self.tell(State::Ready { process_id: loaded.plugin.about().process_id });
+        Next::Run(loaded)
+    }
+
+    fn count_restart(&self) {
         if let Some(meter) = self.shared.upgrade().as_ref().and_then(|shared| shared.meters.get(&*self.instance.plugin))
         {
             meter.count(|stats| stats.restarts += 1);
         }
-        Next::Run(loaded)
     }
 
     /// While there is no kernel.
@@ -375,22 +387,7 @@ impl Keeper {
                 self.history.forget();
                 Next::Start { after: Duration::ZERO }
             }
-            Command::Reload { source, done } => match self.recipe.load(&source).await {
-                Ok(loaded) => {
-                    self.history.forget();
-                    self.recipe.source = *source;
-                    let next = self.put(loaded);
-                    let _ = done.send(Ok(()));
-                    next
-                }
-                Err(error) => {
-                    let _ = done.send(Err(error));
-                    match *self.instance.state.borrow() {
-                        State::Quarantined { .. } => Next::Wait,
-                        _ => Next::Start { after: Duration::ZERO },
-                    }
-                }
-            },
+            Command::Reload { source, done } => self.reload(source, done, None).await,
             Command::Stop { done, .. } => {
                 self.tell(State::Stopped);
                 let _ = done.send(());
@@ -402,25 +399,7 @@ impl Keeper {
     async fn obey_while_running(&mut self, command: Command, loaded: Arc<Loaded>) -> Next {
         match command {
             Command::Release => Next::Run(loaded),
-            Command::Reload { source, done } => match self.recipe.load(&source).await {
-                Ok(new) => {
-                    self.recipe.source = *source;
-                    let next = self.put(new);
-                    // What it works on may take its time; it gets no more.
-                    self.retiring.spawn(async move {
-                        while Arc::strong_count(&loaded) > 1 && loaded.plugin.death().borrow().is_none() {
-                            sleep(Duration::from_millis(20)).await;
-                        }
-                        loaded.plugin.shutdown(Duration::from_secs(2)).await;
-                    });
-                    let _ = done.send(Ok(()));
-                    next
-                }
-                Err(error) => {
-                    let _ = done.send(Err(error));
-                    Next::Run(loaded)
-                }
-            },
+            Command::Reload { source, done } => self.reload(source, done, Some(loaded)).await,
             Command::Stop { grace, done } => {
                 self.tell(State::Stopped);
                 *lock(&self.instance.loaded) = None;
@@ -430,6 +409,74 @@ impl Keeper {
                 Next::Stopped
             }
         }
+    }
+
+    /// Load another source while the old one, if there is one, goes on. A stop or a newer reload comes first.
+    async fn reload(
+        &mut self,
+        source: Box<PluginSource>,
+        done: oneshot::Sender<Result<(), BuildError>>,
+        mut old: Option<Arc<Loaded>>,
+    ) -> Next {
+        let loaded = {
+            let mut loading = std::pin::pin!(self.recipe.load(&source));
+            loop {
+                let death = old.as_ref().map(|old| old.plugin.death());
+                let died = async {
+                    match death {
+                        Some(mut death) => drop(death.wait_for(Option::is_some).await),
+                        None => std::future::pending().await,
+                    }
+                };
+                tokio::select! {
+                    loaded = &mut loading => break Ok(loaded),
+                    command = self.commands.recv() => match command {
+                        Some(Command::Release) => {}
+                        command => break Err(command),
+                    },
+                    () = died => {
+                        // From now on everybody waits for the new one.
+                        self.tell(State::Starting);
+                        *lock(&self.instance.loaded) = None;
+                        if let Some(old) = old.take() {
+                            old.plugin.shutdown(Duration::ZERO).await;
+                        }
+                    }
+                }
+            }
+        };
+        match loaded {
+            Ok(Ok(new)) => {
+                self.history.forget();
+                self.recipe.source = *source;
+                let next = self.put(new);
+                if let Some(old) = old {
+                    self.retire(old);
+                }
+                let _ = done.send(Ok(()));
+                next
+            }
+            Ok(Err(error)) => {
+                let _ = done.send(Err(error));
+                match (old, &*self.instance.state.borrow()) {
+                    (Some(old), _) => Next::Run(old),
+                    (None, State::Quarantined { .. }) => Next::Wait,
+                    (None, _) => Next::Start { after: Duration::ZERO },
+                }
+            }
+            Err(Some(command)) => Next::Obey(command, old),
+            Err(None) => Next::Stopped,
+        }
+    }
+
+    /// End it once it has done what it works on; it gets no more.
+    fn retire(&mut self, loaded: Arc<Loaded>) {
+        self.retiring.spawn(async move {
+            while Arc::strong_count(&loaded) > 1 && loaded.plugin.death().borrow().is_none() {
+                sleep(Duration::from_millis(20)).await;
+            }
+            loaded.plugin.shutdown(Duration::from_secs(2)).await;
+        });
     }
 
     fn tell(&self, state: State) {

@@ -206,7 +206,8 @@ impl Host {
     }
 
     /// Load a plugin's source anew, beside the old one, which goes on if that fails, and takes no further events if it
-    /// does not. Events that wait are not lost. Changes of the manifest need a new host.
+    /// does not. Events that wait are not lost. Changes of the manifest need a new host. A reload that is called while
+    /// another one of the same plugin is under way takes its place, and the other returns.
     ///
     /// # Errors
     ///
