@@ -123,7 +123,7 @@ end
 local function request(method, params)
   if ended then raise("Cancelled", "no turn is open") end
   local id, was, reply = last_own + 1, in_author, nil
-  local body = encode { jsonrpc = "2.0", id = id, method = method, params = params }
+  local body = string.format('{"jsonrpc":"2.0","id":%d,"method":"%s","params":%s}', id, method, encode(params))
   last_own, in_author = id, false
   send(body)
   repeat -- whoever waits, serves
