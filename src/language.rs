@@ -6,6 +6,8 @@ use std::{collections::BTreeMap, time::Duration};
 
 use serde::{Deserialize, Serialize};
 
+use crate::suggest;
+
 /// One language folder's `language.toml`.
 #[derive(Debug, Clone, Deserialize)]
 #[serde(deny_unknown_fields, rename_all = "kebab-case")]
@@ -116,6 +118,9 @@ pub struct KernelBehaviour {
     /// The kernel binds no control socket (IRuby).
     #[serde(default)]
     pub no_control: bool,
+    /// The language runs in a child of the kernel, so that this child's death is the kernel's.
+    #[serde(default)]
+    pub child_interpreter: bool,
     /// The kernel does not end on `shutdown_request` (ijavascript, Prolog): go on to SIGTERM at once.
     #[serde(default)]
     pub no_shutdown: bool,
@@ -249,6 +254,14 @@ impl Language {
     }
 }
 
+/// The language that `word` was most likely meant to name, by its name or an alias; for messages, which give its name.
+pub(crate) fn nearest<'a>(word: &str, languages: impl Iterator<Item = &'a Language> + Clone) -> Option<&'a Language> {
+    let spellings = languages.clone().flat_map(|language| std::iter::once(&language.name).chain(&language.aliases));
+    let spelling = suggest::nearest(word, spellings.map(String::as_str))?;
+    let by_name = languages.clone().find(|language| language.name == spelling);
+    by_name.or_else(|| languages.clone().find(|language| language.is_called(spelling)))
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -273,6 +286,22 @@ mod tests {
         assert!(!lua.runs_on("Lua", &["xlua".into()]));
         assert!(lua.speaks("LUA"));
         assert_eq!(lua.turn.linger(), Duration::from_millis(5));
+    }
+
+    #[test]
+    fn a_mistyped_alias_is_answered_with_the_name() {
+        let parse = |name: &str, aliases: &str| {
+            let text = MINIMAL.replacen("\"lua\"", &format!("'{name}'\naliases = {aliases}"), 1);
+            Language::parse(&text).expect("parses")
+        };
+        let languages = [parse("javascript", "['deno', 'node']"), parse("node", "['ijavascript']")];
+        let check = |word: &str, expected: Option<&str>| {
+            assert_eq!(nearest(word, languages.iter()).map(|language| language.name.as_str()), expected, "{word}");
+        };
+        check("Denno", Some("javascript"));
+        check("nodee", Some("node"));
+        check("ijavascrpt", Some("node"));
+        check("cobol", None);
     }
 
     #[test]

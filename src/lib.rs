@@ -20,4 +20,5 @@ pub mod queue;
 pub mod rpc;
 pub mod store;
 pub mod suggest;
+pub mod supervision;
 pub mod wire;

@@ -20,6 +20,8 @@ pub struct Queue<T> {
     items: Mutex<Items<T>>,
     capacity: usize,
     when_full: WhenFull,
+    /// Something was taken.
+    taken: Notify,
     /// One permit for each free place; used by [`WhenFull::Block`] only, because it is fair: first come, first served.
     places: Semaphore,
     arrived: Notify,
@@ -60,6 +62,8 @@ pub enum Pushed<T> {
     DroppedNewest(T),
     /// It waits now, in the place of this older one of the same key.
     Coalesced(T),
+    /// There was no place for it with [`WhenFull::Spill`]; here it is, to be kept elsewhere.
+    Full(T),
 }
 
 /// The queue is closed; here is the item.
@@ -74,9 +78,6 @@ pub enum QueueError {
     /// Nothing could ever wait.
     #[error("a queue of capacity 0 can hold nothing; use at least 1")]
     NoCapacity,
-    /// Spilling needs a store.
-    #[error("`when-full = \"spill\"` is not supported yet; use `block`, `drop-oldest`, `drop-newest` or `coalesce`")]
-    Spill,
 }
 
 impl<T> Queue<T> {
@@ -85,13 +86,9 @@ impl<T> Queue<T> {
     /// # Errors
     ///
     /// - [`QueueError::NoCapacity`] when `capacity` is 0.
-    /// - [`QueueError::Spill`] when `when_full` is [`WhenFull::Spill`].
     pub fn new(capacity: usize, when_full: WhenFull) -> Result<Self, QueueError> {
         if capacity == 0 {
             return Err(QueueError::NoCapacity);
-        }
-        if when_full == WhenFull::Spill {
-            return Err(QueueError::Spill);
         }
         let capacity = capacity.min(Semaphore::MAX_PERMITS);
         let items = Items {
@@ -102,7 +99,7 @@ impl<T> Queue<T> {
             closed: false,
         };
         let places = Semaphore::new(capacity);
-        Ok(Self { items: Mutex::new(items), capacity, when_full, places, arrived: Notify::new() })
+        Ok(Self { items: Mutex::new(items), capacity, when_full, places, arrived: Notify::new(), taken: Notify::new() })
     }
 
     /// Put an item at the end. Waits only with [`WhenFull::Block`], behind those that wait already.
@@ -121,7 +118,7 @@ impl<T> Queue<T> {
             }
         }
         let pushed = self.lock().push(item, key, self.capacity, self.when_full)?;
-        if !matches!(pushed, Pushed::DroppedNewest(_) | Pushed::Coalesced(_)) {
+        if !matches!(pushed, Pushed::DroppedNewest(_) | Pushed::Coalesced(_) | Pushed::Full(_)) {
             self.arrived.notify_one();
         }
         Ok(pushed)
@@ -147,9 +144,27 @@ impl<T> Queue<T> {
         batch.await.unwrap_or_default()
     }
 
+    /// Wait until there is a place, or the queue is closed. For one waiter that is the only one to put items in.
+    pub async fn room(&self) {
+        loop {
+            {
+                let items = self.lock();
+                if items.closed || items.waiting.len() < self.capacity {
+                    return;
+                }
+            }
+            self.taken.notified().await;
+        }
+    }
+
     /// How many items wait.
     pub fn len(&self) -> usize {
         self.lock().waiting.len()
+    }
+
+    /// Has it no place left?
+    pub fn is_full(&self) -> bool {
+        self.len() >= self.capacity
     }
 
     /// Does nothing wait?
@@ -167,6 +182,7 @@ impl<T> Queue<T> {
         self.lock().closed = true;
         self.places.close();
         self.arrived.notify_waiters();
+        self.taken.notify_one();
     }
 
     async fn take<R>(&self, mut take: impl FnMut(&mut Items<T>) -> Option<(R, usize)>) -> Option<R> {
@@ -193,6 +209,7 @@ impl<T> Queue<T> {
         if self.when_full == WhenFull::Block {
             self.places.add_permits(count);
         }
+        self.taken.notify_one();
         Some(Some(result))
     }
 
@@ -222,6 +239,9 @@ impl<T> Items<T> {
         let mut pushed = Pushed::Accepted;
         // With `Block` a permit was taken, so there is a place.
         if self.waiting.len() >= capacity && when_full != WhenFull::Block {
+            if when_full == WhenFull::Spill {
+                return Ok(Pushed::Full(item));
+            }
             if when_full == WhenFull::DropNewest {
                 self.counts.dropped_newest += 1;
                 return Ok(Pushed::DroppedNewest(item));

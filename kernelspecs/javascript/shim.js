@@ -14,7 +14,7 @@
   const then = (value, change) => isPromise(value) ? value.then(change) : change(value);
 
   // ---- Errors
-  const codes = { Raised: -32000, Cancelled: -32003, Deadlock: -32004, NotFound: -32601, Invalid: -32602 };
+  const codes = { Raised: -32000, Timeout: -32002, Cancelled: -32003, Deadlock: -32004, NotFound: -32601, Invalid: -32602 };
   /** What authors catch. `cause` is the error object as received; the shim's own errors have none. */
   class BridgeError extends Error {
     constructor(kind, message, cause) {
@@ -152,24 +152,54 @@
     return message;
   }
   function serve({ id, method, params }, mayWait) {
-    let outcome;
+    const known = method === "event" && unsent.get(nameOf(params));
+    const outcome = method === "series" ? series(params, mayWait) : known || attempt(method, params, mayWait);
+    return then(outcome, (text) => void (ended || carrier.post(`{"jsonrpc":"2.0","id":${id},${text}}`)));
+  }
+  /** What came of a request, as the end of a response, or the promise of it. */
+  function attempt(method, params, mayWait) {
+    let value;
     try {
       if (!Object.hasOwn(methods, method)) throw new Refusal("NotFound", `no method \`${method}\``);
-      outcome = methods[method](params ?? {}, mayWait);
-      if (!isPromise(outcome)) return reply(id, outcome);
-      if (!mayWait) outcome.then(() => {}, () => {}); // its late error has nobody to go to
-      if (!mayWait) throw deadlock();
+      value = methods[method](params ?? {}, mayWait);
+      if (!isPromise(value)) return result(value);
+      if (!mayWait) throw (value.then(() => {}, () => {}), deadlock()); // its late error has nobody to go to
     } catch (thrown) {
-      return reply(id, describe(thrown), "error");
+      return failure(thrown);
     }
     awaiting = true;
-    return new Promise((resolve, reject) => outcome.then(resolve, cancel = reject)).finally(() => awaiting = false)
-      .then((value) => reply(id, value), (thrown) => reply(id, describe(thrown), "error"));
+    return new Promise((resolve, reject) => value.then(resolve, cancel = reject)).finally(() => awaiting = false)
+      .then(result, failure);
   }
-  function reply(id, value, key = "result") {
-    let text;
-    try { text = encode(value); } catch (refusal) { return reply(id, describe(refusal), "error"); }
-    if (!ended) carrier.post(`{"jsonrpc":"2.0","id":${id},"${key}":${text}}`);
+  const failure = (thrown) => result(describe(thrown), "error");
+  function result(value, key = "result") {
+    try { return `"${key}":${encode(value)}`; } catch (refusal) { return failure(refusal); }
+  }
+  // Outcomes of a series. When an interrupt takes the turn along, the host sends the events again, each alone.
+  const unsent = new Map(), nameOf = ({ handler, id, attempt }) => `${handler} ${id} ${attempt}`;
+  /** Events one after the other, until one fails or time is up. */
+  function series({ within_ms, chain, events }, mayWait) {
+    const outcomes = [], until = performance.now() + within_ms;
+    const overdue = failure(new Refusal("Timeout", "interrupted at its deadline"));
+    let began;
+    unsent.clear();
+    function isLast(text) {
+      const now = performance.now();
+      unsent.set(nameOf(events[outcomes.length]), text);
+      outcomes.push(`{${text},"ms":${(now - began).toFixed(3)}}`);
+      return ended || now > until || text.startsWith('"error"');
+    }
+    function more(isOver) {
+      while (!isOver && outcomes.length < events.length) {
+        began = performance.now();
+        unsent.set(nameOf(events[outcomes.length]), overdue);
+        isOver = then(attempt("event", { ...events[outcomes.length], chain }, mayWait), isLast);
+        if (isPromise(isOver)) return isOver.then(more);
+      }
+      if (!ended) unsent.clear();
+      return `"result":{"outcomes":[${outcomes}]}`;
+    }
+    return more(false);
   }
   /** Ask the host and wait for its answer. Whoever waits, serves. */
   function request(method, params) {
@@ -237,11 +267,13 @@
     set: (key, value) => call("state.set", key, value),
     delete: (key) => call("state.delete", key),
     list: (prefix = "") => call("state.list", prefix),
-    update(key, change, fallback = null) {
+    /** With an event as `once`, it is done once for that event, however often that is delivered. */
+    update(key, change, fallback = null, once = null) {
       for (;;) {
         const [value, version] = stored(key, fallback), changed = change(value);
         if (isPromise(changed)) throw new TypeError("the function given to bridge.state.update must not be async");
-        if (call("state.swap", key, version, changed).swapped) return changed;
+        const swap = once ? call("state.once", once.id, key, version, changed) : call("state.swap", key, version, changed);
+        if (swap.swapped || swap.done) return swap.swapped ? changed : value;
       }
     },
   };
@@ -259,7 +291,7 @@
 
   // ---- The kernel
   const interpreter = `Deno ${Deno.version.deno}, V8 ${Deno.version.v8}, TypeScript ${Deno.version.typescript}`;
-  const about = { bridge: "1", language: "javascript", interpreter, features: [] };
+  const about = { bridge: "1", language: "javascript", interpreter, features: ["series"] };
   let loads = 0;
   /** A file is imported from where it lies, so that its own imports work; notebook cells become one module. */
   async function importPlugin(path, cells) {

@@ -317,14 +317,17 @@ record(level) = function (message, fields = NamedTuple(); more...)
     notify("log", (; level = level, message = string(message), fields = both))
 end
 const log = (debug = record("debug"), info = record("info"), warn = record("warn"), error = record("error"))
-function update(f, key::Name, default = nothing)
+function update(f, key::Name, default = nothing; once = nothing)  # once: for this event, however often it is delivered
     while true  # until nobody else was quicker
         stored = call("state.read", key)
         value = f(stored["version"] == 0 ? default : stored["value"])
-        call("state.swap", key, stored["version"], value)["swapped"] && return value
+        swap = once === nothing ? call("state.swap", key, stored["version"], value) :
+               call("state.once", once.id, key, stored["version"], value)
+        swap["swapped"] && return value
+        get(swap, "done", false) && return stored["value"]
     end
 end
-update(key::Name, f, default = nothing) = update(f, key, default)
+update(key::Name, f, default = nothing; once = nothing) = update(f, key, default; once = once)
 const state = (get = (key, default = nothing) -> something(call("state.get", key), Some(default)), update = update,
                set = (key, value) -> call("state.set", key, value), delete = key -> call("state.delete", key),
                list = (prefix = "") -> call("state.list", prefix))

@@ -146,24 +146,46 @@
     return message;
   }
   function serve({ id, method, params }, mayWait) {
-    let outcome;
+    let outcome = method === "series" ? series(params, mayWait) : attempt(method, params, mayWait);
+    if (mayWait && (isPromise(outcome) || printing())) outcome = Promise.resolve(outcome).finally(flush);
+    return then(outcome, (text) => void (ended || carrier.post(`{"jsonrpc":"2.0","id":${id},${text}}`)));
+  }
+  /** What came of a request, as the end of a response, or the promise of it. */
+  function attempt(method, params, mayWait) {
+    let value;
     try {
       if (!Object.hasOwn(methods, method)) throw new Refusal("NotFound", `no method \`${method}\``);
-      outcome = guard(() => methods[method](params ?? {}, mayWait));
-      if (mayWait && printing()) outcome = Promise.resolve(outcome);
-      if (!isPromise(outcome)) return reply(id, outcome);
-      if (!mayWait) outcome.then(() => {}, () => {}); // its late error has nobody to go to
-      if (!mayWait) throw deadlock();
+      value = guard(() => methods[method](params ?? {}, mayWait));
+      if (!isPromise(value)) return result(value);
+      if (!mayWait) throw (value.then(() => {}, () => {}), deadlock()); // its late error has nobody to go to
     } catch (thrown) {
-      return reply(id, describe(thrown), "error");
+      return failure(thrown);
     }
-    return new Promise((resolve, reject) => outcome.then(resolve, cancel = reject)).finally(() => cancel = null)
-      .finally(flush).then((value) => reply(id, value), (thrown) => reply(id, describe(thrown), "error"));
+    return new Promise((resolve, reject) => value.then(resolve, cancel = reject)).finally(() => cancel = null)
+      .then(result, failure);
   }
-  function reply(id, value, key = "result") {
-    let text;
-    try { text = encode(value); } catch (refusal) { return reply(id, describe(refusal), "error"); }
-    if (!ended) carrier.post(`{"jsonrpc":"2.0","id":${id},"${key}":${text}}`);
+  const failure = (thrown) => result(describe(thrown), "error");
+  function result(value, key = "result") {
+    try { return `"${key}":${encode(value)}`; } catch (refusal) { return failure(refusal); }
+  }
+  /** Events one after the other, until one fails or time is up. */
+  function series({ within_ms, chain, events }, mayWait) {
+    const outcomes = [], until = performance.now() + within_ms;
+    let began;
+    function isLast(text) {
+      const now = performance.now();
+      outcomes.push(`{${text},"ms":${(now - began).toFixed(3)}}`);
+      return ended || now > until || text.startsWith('"error"');
+    }
+    function more(isOver) {
+      while (!isOver && outcomes.length < events.length) {
+        began = performance.now();
+        isOver = then(attempt("event", { ...events[outcomes.length], chain }, mayWait), isLast);
+        if (isPromise(isOver)) return isOver.then(more);
+      }
+      return `"result":{"outcomes":[${outcomes}]}`;
+    }
+    return more(false);
   }
   /** Ask the host and wait for its answer. Whoever waits, serves. */
   function request(method, params) {
@@ -231,11 +253,13 @@
     set: (key, value) => call("state.set", key, value),
     delete: (key) => call("state.delete", key),
     list: (prefix = "") => call("state.list", prefix),
-    update(key, change, fallback = null) {
+    /** With an event as `once`, it is done once for that event, however often that is delivered. */
+    update(key, change, fallback = null, once = null) {
       for (;;) {
         const [value, version] = stored(key, fallback), changed = change(value);
         if (isPromise(changed)) throw new TypeError("the function given to bridge.state.update must not be async");
-        if (call("state.swap", key, version, changed).swapped) return changed;
+        const swap = once ? call("state.once", once.id, key, version, changed) : call("state.swap", key, version, changed);
+        if (swap.swapped || swap.done) return swap.swapped ? changed : value;
       }
     },
   };
@@ -253,7 +277,7 @@
 
   // ---- The kernel
   const interpreter = `Node ${process.versions.node}, V8 ${process.versions.v8}`;
-  const about = { bridge: "1", language: "node", interpreter, features: [] };
+  const about = { bridge: "1", language: "node", interpreter, features: ["series"] };
   function compile(source, filename) {
     const module = Object.assign(new Module(filename), { filename, paths: Module._nodeModulePaths(dirname(filename)) });
     module._compile(source, filename);

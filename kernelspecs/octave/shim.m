@@ -5,12 +5,13 @@
 # ---- JSON (README.md has the mapping). jsondecode can't tell `[]` from null nor `[{...}]` from `{...}`. So, outside of
 # strings, a mark replaces the first, and stands first in the second, which makes jsondecode choose a cell array.
 function value = __bridge_decode__ (text)
-  mark = "\"\\u0001[\"";
+  mark = "\"\\u0001[\""; head = text(1:min (end, 60));
   args = strfind (text, "],\"args\":[");  # of a call: a cell array too, even if they are all numbers
-  if (isempty (strfind (text(1:min (end, 60)), "\"method\":\"call\""))) args = []; endif
+  if (isempty (strfind (head, "\"method\":\"call\""))) args = []; endif
   at = [args, 0](1) + 10;
   if (! isempty (args) && text(at) != "]") text = [text(1:at-1), mark, ",", text(at:end)]; endif
   objects = strfind (text, "[{"); empties = strfind (text, "[]");
+  if (strfind (head, "\"method\":\"series\"")) objects(objects == strfind (text, ",\"events\":[{")(1) + 10) = []; endif
   if (! isempty ([objects, empties]))
     quotes = text == "\"";
     backslashes = diff ([false, text == "\\", false]); after = find (backslashes == -1);
@@ -25,7 +26,9 @@ function value = __bridge_decode__ (text)
   if (! isempty ([args, objects, empties])) value = __bridge_unmark__ (value); endif
 endfunction
 function value = __bridge_unmark__ (value)
-  if (isstruct (value))
+  if (isstruct (value) && ! isscalar (value))  # the events of a series: as a cell array they would take ten times as long
+    for i = 1:numel (value) value(i) = __bridge_unmark__ (value(i)); endfor
+  elseif (isstruct (value))
     for [member, name] = value, if (! isnumeric (member)) value.(name) = __bridge_unmark__ (member); endif, endfor
   elseif (iscell (value))
     if (numel (value) > 1 && strcmp (value{1}, "\001[")) value(1) = []; endif
@@ -125,11 +128,22 @@ function __bridge_serve__ (message)
   if (strcmp (message.method, "end")) __bridge__.ended = true; endif
   if (! isfield (message, "id") || message.id <= __bridge__.served) return; endif
   __bridge__.served = message.id; ++__bridge__.depth;
-  answer = "\"error\":{\"code\":-32003,\"message\":\"interrupted\",\"data\":{\"kind\":\"Cancelled\"}}";
+  is_series = strcmp (message.method, "series"); began = tic (); outcomes = "";
+  answer = cancelled = "\"error\":{\"code\":-32003,\"message\":\"interrupted\",\"data\":{\"kind\":\"Cancelled\"}}";
   unwind_protect
-    answer = __bridge_answer__ (message);
+    if (! is_series) answer = __bridge_answer__ (message); events = {}; else events = message.params.events'; endif
+    for event = events  # one after the other, until one fails or time is up
+      event.chain = message.params.chain; answer = cancelled; each = tic ();
+      unwind_protect
+        answer = __bridge_answer__ (struct ("method", "event", "params", event));
+      unwind_protect_cleanup
+        outcomes = [outcomes "{" answer sprintf(",\"ms\":%.3f},", toc (each) * 1000)];
+      end_unwind_protect
+      if (__bridge__.ended || answer(2) == "e" || toc (began) * 1000 > message.params.within_ms) break; endif
+    endfor
   unwind_protect_cleanup
     --__bridge__.depth; fflush (stdout); fflush (stderr);
+    if (is_series) answer = ["\"result\":{\"outcomes\":[" outcomes(1:end-1) "]}"]; endif
     if (! __bridge__.ended) __bridge_say__ (sprintf ("\"id\":%d,", message.id), answer); endif
   end_unwind_protect
 endfunction
@@ -191,7 +205,7 @@ function value = __bridge_perform__ (message)
   switch (message.method)
     case "initialize"
       __bridge__.config = params.config;
-      value = struct ("bridge", "1", "language", "octave", "interpreter", ["GNU Octave " version()], "features", {{}});
+      value = struct ("bridge", "1", "language", "octave", "interpreter", ["GNU Octave " version()], "features", {{"series"}});
     case "load"
       value = __bridge_load__ (params);
     case {"event", "filter"}
@@ -260,11 +274,14 @@ function value = bridge_state_get (key, default = []), value = __bridge_or__ (br
 function version = bridge_state_set (key, value), version = bridge_call ("state.set", key, value); endfunction
 function existed = bridge_state_delete (key), existed = bridge_call ("state.delete", key); endfunction
 function keys = bridge_state_list (prefix = ""), keys = bridge_call ("state.list", prefix); endfunction
-function value = bridge_state_update (key, fn, default = [])
+function value = bridge_state_update (key, fn, default = [], once = [])  # once: for this event, however often it comes
   do
     old = bridge_call ("state.read", key);
     value = feval (fn, __bridge_or__ (old.value, default));
-  until (bridge_call ("state.swap", key, old.version, value).swapped)
+    if (isempty (once)) swap = bridge_call ("state.swap", key, old.version, value); swap.done = false;
+    else swap = bridge_call ("state.once", once.id, key, old.version, value); endif
+    if (swap.done && ! swap.swapped) value = old.value; endif
+  until (swap.swapped || swap.done)
 endfunction
 function bridge_log (level, message, fields = [])
   __bridge_notify__ ("log", struct ("level", level, "message", message, "fields", {fields})); endfunction
@@ -298,3 +315,6 @@ addpath (__bridge__.folder);
 max_recursion_depth (1000);    # frames of any function, not 256: a nested call takes 8
 warning ("off", "backtrace");  # it would show the shim's frames under every warning
 system ("stty -icanon");       # else the terminal cuts what the kernel answers to input() at 4095 bytes
+# Octave that is ended by a signal, as it is when its wrapper dies, would leave `octave-workspace` beside the plugin.
+sighup_dumps_octave_core (false); sigterm_dumps_octave_core (false);
+sigquit_dumps_octave_core (false); crash_dumps_octave_core (false);

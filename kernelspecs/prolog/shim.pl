@@ -141,11 +141,21 @@ serve(Message) :-
     get_dict(method, Message, Method), get_dict(id, Message, Id), nb_getval(bridge_last, Last), Id > Last, !,
     nb_setval(bridge_last, Id),
     (   get_dict(params, Message, Params) -> true ; Params = _{} ),
-    catch(( once(answer(Method, Params, Result)), json(0, Result, Text) ), Exception, true),
-    (   var(Exception) -> Key = result ; Key = error, error_object(Exception, [], Error), json(-10000, Error, Text) ),
+    (   Method == "series" -> series(Params, Key, Text) ; attempt(Method, Params, Key, Text) ),
     format(string(Body), '{"jsonrpc":"2.0","id":~d,"~w":~w}', [Id, Key, Text]),
     flush_output(user_output), flush_output(user_error), frame(Body).
 serve(_).                                           % a response, a notification, or from before an interrupt
+attempt(Method, Params, Key, Text) :-
+    catch(( once(answer(Method, Params, Result)), json(0, Result, Text) ), Exception, true),
+    (   var(Exception) -> Key = result ; Key = error, error_object(Exception, [], Error), json(-10000, Error, Text) ).
+series(Params, result, Text) :-
+    get_time(Began), Until is Began + Params.within_ms / 1000, outcomes(Params.events, Params.chain, Until, Outcomes),
+    atomic_list_concat(Outcomes, ',', Joined), format(string(Text), '{"outcomes":[~w]}', [Joined]).
+outcomes([], _, _, []).
+outcomes([Event|Rest], Chain, Until, [Outcome|More]) :- % until one fails or time is up
+    get_time(Began), attempt("event", Event.put(chain, Chain), Key, Text), get_time(Now), Ms is (Now - Began) * 1000,
+    format(string(Outcome), '{"~w":~w,"ms":~3f}', [Key, Text, Ms]),
+    (   Key == result, Now =< Until, nb_getval(bridge_ended, false) -> outcomes(Rest, Chain, Until, More) ; More = [] ).
 bridge_turn :-
     file(cancel, Cancel), catch(delete_file(Cancel), _, true),
     retractall(jupyter_query_handling:query_data(_, _, term_data(bridge_turn, _), _)), % one a turn, for ever
@@ -215,7 +225,7 @@ register(Predicate, Fields) :-
     aggregate_all(count, handler(_, _, _), Count), Id is Count + 1, assertz(handler(Id, Predicate, Fields)).
 
 %   What the host asks
-answer("initialize", Params, _{bridge: "1", language: prolog, interpreter: Interpreter, features: []}) :-
+answer("initialize", Params, _{bridge: "1", language: prolog, interpreter: Interpreter, features: [series]}) :-
     retractall(config(_)), assertz(config(Params.config)),
     current_prolog_flag(version_data, swi(A, B, C, _)), format(string(Interpreter), "SWI-Prolog ~d.~d.~d", [A, B, C]).
 answer("load", Params, _{handlers: Handlers, async: false}) :-

@@ -156,7 +156,7 @@ def _kernelbridge():
         bodies, clock = [], time.perf_counter
         began = last = clock()
         for event in params["events"]:
-            body = outcome(await attempt("event", event, id, apart))
+            body = outcome(await attempt("event", {**event, "chain": params["chain"]}, id, apart))
             before, last = last, clock()
             bodies.append(b'{%b,"ms":%.3f}' % (body, (last - before) * 1000))
             if now.ended or body.startswith(b'"error"') or (last - began) * 1000 > params["within_ms"]:
@@ -269,12 +269,14 @@ def _kernelbridge():
         def set(self, key, value): return bridge.call("state.set", key, value)
         def delete(self, key): return bridge.call("state.delete", key)
         def list(self, prefix=""): return bridge.call("state.list", prefix)
-        def update(self, key, function, default=None):
+        def update(self, key, function, default=None, once=None):  # once: for this event, however often it is delivered
             while True:  # until nobody else was quicker
                 stored = bridge.call("state.read", key)
                 value = function(stored["value"] if stored["version"] else default)
-                if bridge.call("state.swap", key, stored["version"], value)["swapped"]:
-                    return value
+                name, event = ("state.once", [once["id"]]) if once else ("state.swap", [])
+                swap = bridge.call(name, *event, key, stored["version"], value)
+                if swap["swapped"] or swap.get("done"):
+                    return value if swap["swapped"] else stored["value"]
 
     def log(level, message, fields=None, /, **more):
         notify(b"log", {"level": level, "message": str(message), "fields": {**(fields or {}), **more}})

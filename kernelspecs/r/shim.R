@@ -171,7 +171,7 @@ local({
   methods <- list(
     initialize = function(params) {
       config <<- params$config
-      list(bridge = "1", language = "r", interpreter = R.version.string, features = list())
+      list(bridge = "1", language = "r", interpreter = R.version.string, features = list("series"))
     },
     load = function(params) {
       handlers <<- exports <<- shutdowns <<- list()
@@ -204,13 +204,30 @@ local({
     if (message$method == "end") ended <<- TRUE
     if (is.null(message$id) || message$id <= served) return()
     served <<- message$id
-    params <- message$params
-    label <- paste(c(message$method, params$name, params$topic), collapse = " ")
-    text <- outcome(label, (methods[[message$method]] %||% not_found("no method `", message$method, "`"))(params))
+    text <- if (message$method == "series") series(message$params) else attempt(message$method, message$params)
     if (ended) return()
     show_output()
     say("\"id\":", decimal(message$id), ",", text)
   }
+
+  attempt <- function(method, params) {
+    label <- paste(c(method, params$name, params$topic), collapse = " ")
+    outcome(label, (methods[[method]] %||% not_found("no method `", method, "`"))(params))
+  }
+  # Events one after the other, until one fails or time is up.
+  series <- function(params) {
+    outcomes <- NULL
+    began <- last <- milliseconds()
+    for (event in params$events) {
+      text <- attempt("event", c(event, params["chain"]))
+      now <- milliseconds()
+      outcomes <- c(outcomes, paste0("{", text, ",\"ms\":", sprintf("%.3f", now - last), "}"))
+      last <- now
+      if (ended || startsWith(text, "\"error\"") || now - began > params$within_ms) break
+    }
+    paste0("\"result\":{\"outcomes\":[", paste(outcomes, collapse = ","), "]}")
+  }
+  milliseconds <- function() unclass(Sys.time()) * 1000
 
   forget_interrupt <- function() tryCatch(allowInterrupts(Sys.sleep(0)), interrupt = function(i) NULL)
   run_turn <- function(via) {
@@ -275,10 +292,14 @@ local({
     state = list(
       get = function(key, default = NULL) host_call("state.get", key) %||% default,
       set = function(key, value) invisible(host_call("state.set", key, value)),
-      update = function(key, fn, default = NULL) repeat {
+      # With an event as `once`: once for that event, however often it is delivered.
+      update = function(key, fn, default = NULL, once = NULL) repeat {
         old <- host_call("state.read", key)
         new <- fn(old$value %||% default)
-        if (host_call("state.swap", key, old$version, new)$swapped) return(new)
+        swap <- if (is.null(once)) host_call("state.swap", key, old$version, new)
+                else host_call("state.once", once$id, key, old$version, new)
+        if (swap$swapped) return(new)
+        if (isTRUE(swap$done)) return(old$value)
       },
       delete = function(key) invisible(host_call("state.delete", key)),
       list = function(prefix = "") as.character(host_call("state.list", prefix))),

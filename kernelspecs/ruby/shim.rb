@@ -173,7 +173,7 @@ module Kernelbridge
     end
     def serve(message)
       id, method, params = message.values_at("id", "method", "params")
-      outcome = outcome_of { unmasked { answer(method, params) } }
+      outcome = method == "series" ? series(params) : outcome_of { unmasked { answer(method, params) } }
       [$stdout, $stderr].each(&:flush)
       transmit(%({"jsonrpc":"2.0","id":#{id},#{outcome}})) unless @ended
     end
@@ -182,6 +182,16 @@ module Kernelbridge
       %("result":#{result.is_a?(Outcomes) ? result : encode(result)})
     rescue Exception => error # also interrupts, `exit`, and no stack left
       %("error":#{encode(failure(error, caller(0).size))})
+    end
+    def series(params) # events one after the other, until one fails or time is up
+      began, outcomes = clock, []
+      params["events"].each do |event|
+        start = clock
+        outcome = outcome_of { unmasked { answer("event", { **event, "chain" => params["chain"] }) } }
+        outcomes << %({#{outcome},"ms":#{((clock - start) * 1000).round(3)}})
+        break if @ended || outcome.start_with?('"error"') || (clock - began) * 1000 > params["within_ms"]
+      end
+      %("result":{"outcomes":[#{outcomes.join(",")}]})
     end
     def failure(error, outside) # as an error of the protocol; the outermost frames, `outside`, are not the author's
       refusal = error.is_a?(Error) && !error.error && frames(error, outside).empty? # the shim's own
@@ -213,7 +223,7 @@ module Kernelbridge
       when "initialize"
         @plugin, @config = params.values_at("plugin", "config")
         interpreter = ["Ruby #{RUBY_VERSION}", *("IRuby #{IRuby::VERSION}" if defined?(IRuby))].join(", ")
-        { bridge: "1", language: "ruby", interpreter:, features: ["bytes"] }
+        { bridge: "1", language: "ruby", interpreter:, features: %w[bytes series] }
       when "load" then load_plugin(params)
       when "shutdown" then @farewells.each(&:call) && nil
       else raise Error.new("NotFound", "no method `#{method}`")
@@ -261,11 +271,13 @@ module Kernelbridge
     def set(key, value) = bridge.call("state.set", key, value)
     def delete(key) = bridge.call("state.delete", key)
     def list(prefix = "") = bridge.call("state.list", prefix)
-    def update(key, default = nil)
+    def update(key, default = nil, once: nil) # once: for this event, however often it is delivered
       loop do # until nobody else was quicker
         value, version = bridge.call("state.read", key).values_at("value", "version")
-        value = yield(value.nil? ? default : value)
-        return value if bridge.call("state.swap", key, version, value)["swapped"]
+        new = yield(value.nil? ? default : value)
+        name, event = once ? ["state.once", [once.id]] : ["state.swap", []]
+        swapped, done = bridge.call(name, *event, key, version, new).values_at("swapped", "done")
+        return swapped ? new : value if swapped || done
       end
     end
   end

@@ -9,7 +9,7 @@ mod listening;
 use std::{io, time::Duration};
 
 use bytes::Bytes;
-use tokio::time::sleep;
+use tokio::time::{sleep, timeout};
 use zeromq::{
     DealerRecvHalf, DealerSendHalf, DealerSocket, Socket, SocketOptions, SocketRecv, SocketSend, SubSocket, ZmqError,
     ZmqMessage, util::PeerIdentity,
@@ -17,6 +17,9 @@ use zeromq::{
 
 use crate::connection::ConnectionInfo;
 
+/// How long a message may wait to be queued. `zeromq` keeps 100,000 for a kernel that does not read them; after that each
+/// would wait for ever, and be kept all the same.
+const PATIENCE: Duration = Duration::from_secs(1);
 /// How often a kernel's sockets are looked for. `zeromq` itself would retry in steps of up to 0.8 s.
 const POLL: Duration = Duration::from_millis(10);
 
@@ -38,6 +41,9 @@ pub enum ChannelError {
     /// A message could not be sent.
     #[error("cannot send: {0}")]
     Send(#[source] ZmqError),
+    /// So many messages wait to be sent that no more are taken.
+    #[error("the kernel does not read what it is sent")]
+    Stuck,
     /// A message without frames, which ZeroMQ does not have.
     #[error("cannot send a message without frames")]
     Empty,
@@ -62,6 +68,7 @@ pub struct Channels {
 pub struct Channel {
     sender: DealerSendHalf,
     receiver: DealerRecvHalf,
+    is_stuck: bool,
 }
 
 /// The channel of outputs.
@@ -131,17 +138,27 @@ impl Channel {
             .await
             .map_err(|source| ChannelError::Connect { endpoint: endpoint.to_owned(), source })?;
         let (sender, receiver) = socket.split();
-        Ok(Self { sender, receiver })
+        Ok(Self { sender, receiver, is_stuck: false })
     }
 
     /// Queue a message for sending. `Ok` says nothing about its arrival.
     ///
     /// # Errors
     ///
-    /// [`ChannelError::Send`] when the connection is known to be gone.
+    /// [`ChannelError::Send`] when the connection is known to be gone; [`ChannelError::Stuck`], from then on always, when
+    /// the kernel has not read any of very many messages.
     pub async fn send(&mut self, frames: Vec<Bytes>) -> Result<(), ChannelError> {
         let message = ZmqMessage::try_from(frames).map_err(|_| ChannelError::Empty)?;
-        self.sender.send(message).await.map_err(ChannelError::Send)
+        if self.is_stuck {
+            return Err(ChannelError::Stuck);
+        }
+        match timeout(PATIENCE, self.sender.send(message)).await {
+            Ok(sent) => sent.map_err(ChannelError::Send),
+            Err(_) => {
+                self.is_stuck = true;
+                Err(ChannelError::Stuck)
+            }
+        }
     }
 
     /// The next message's frames. Waits for ever on a dead kernel. Cancel safe.

@@ -1,8 +1,13 @@
 //! The command line, as clap reads it.
 
-use std::path::PathBuf;
+use std::{path::PathBuf, time::Duration};
 
 use clap::{ArgAction, Parser, Subcommand, ValueHint};
+
+use crate::manifest::units::parse_duration;
+
+/// The database of the shared state, if none is named.
+pub const DEFAULT_STATE: &str = "kernelbridge.db";
 
 /// Run plugins in any language that has a Jupyter kernel.
 #[derive(Debug, Parser)]
@@ -60,6 +65,10 @@ pub enum Command {
     Call(CallArgs),
     /// Look at or change the shared state in a database file
     State(StateArgs),
+    /// Look at events that were given up, deliver them again, or drop them
+    DeadLetters(DeadLettersArgs),
+    /// Take a plugin out of quarantine in the host that runs it
+    Release(ReleaseArgs),
     /// Print a completion script for a shell
     Completions {
         /// Which shell.
@@ -106,6 +115,9 @@ pub struct NewArgs {
     /// Make its folder in this one.
     #[arg(long, value_name = "DIR", default_value = ".", value_hint = ValueHint::DirPath)]
     pub dir: PathBuf,
+    /// Write a notebook instead of a source file.
+    #[arg(long)]
+    pub notebook: bool,
 }
 
 /// The format of test files, in lines that fit everywhere.
@@ -195,7 +207,10 @@ pub struct DemoArgs {
                         Each line of the input is an event's data; its topic is --topic. Without --topic, a line may be a whole \
                         event: {\"topic\": ..., \"key\": ..., \"data\": ...}.\n\
                         Each line of the output has a `type`: `event` (emitted by a plugin), `result` (a handler returned \
-                        something other than null), `failure` (an event was given up)."
+                        something other than null), `failure` (an event was given up: a dead letter); with --json also \
+                        `state` (a plugin's kernel is restarted or in quarantine) and at last `summary`.\n\
+                        Exit status 1: an event was given up, refused by a filter or dropped at the end, or a plugin \
+                        ended in quarantine. Events that are in the database are delivered by the next run."
 )]
 pub struct RunArgs {
     /// Plugin folders, `plugin.toml` files, or folders of plugin folders.
@@ -211,7 +226,7 @@ pub struct RunArgs {
     #[arg(long, value_name = "FILE", default_value = "-", value_hint = ValueHint::FilePath)]
     pub out: PathBuf,
     /// Database of the shared state, `:memory:` to keep it for this run only.
-    #[arg(long, value_name = "FILE", default_value = "kernelbridge.db", value_hint = ValueHint::FilePath)]
+    #[arg(long, value_name = "FILE", default_value = DEFAULT_STATE, value_hint = ValueHint::FilePath)]
     pub state: PathBuf,
     /// Save plots and other images that plugins show into this folder.
     #[arg(long, value_name = "DIR", value_hint = ValueHint::DirPath)]
@@ -219,7 +234,11 @@ pub struct RunArgs {
     /// Stop at the first line that is no event.
     #[arg(long)]
     pub strict: bool,
-    /// End with a line of type `summary` on the output instead of a table.
+    /// How long accepted events may take at the end of the input and after Ctrl-C, such as 30s. The rest is dropped and
+    /// counted, or stays in the database. Without it: 30s after Ctrl-C, at the end of the input as long as it takes.
+    #[arg(long, value_name = "TIME", value_parser = parse_duration)]
+    pub drain_timeout: Option<Duration>,
+    /// Write changes of plugins' states to the output, and at the end a line of type `summary` instead of a table.
     #[arg(long)]
     pub json: bool,
 }
@@ -234,7 +253,7 @@ pub struct CallArgs {
     #[arg(long, value_name = "DIR", default_value = ".", value_hint = ValueHint::DirPath)]
     pub plugins: Vec<PathBuf>,
     /// Database of the shared state, `:memory:` to keep it for this run only.
-    #[arg(long, value_name = "FILE", default_value = "kernelbridge.db", value_hint = ValueHint::FilePath)]
+    #[arg(long, value_name = "FILE", default_value = DEFAULT_STATE, value_hint = ValueHint::FilePath)]
     pub state: PathBuf,
     /// Load all plugins found, for a function that calls others; otherwise only the one that is named.
     #[arg(long)]
@@ -251,7 +270,7 @@ pub struct CallArgs {
 #[derive(Debug, clap::Args)]
 pub struct StateArgs {
     /// Database of the shared state.
-    #[arg(long, global = true, value_name = "FILE", default_value = "kernelbridge.db", value_hint = ValueHint::FilePath)]
+    #[arg(long, global = true, value_name = "FILE", default_value = DEFAULT_STATE, value_hint = ValueHint::FilePath)]
     pub state: PathBuf,
     /// What to do with it.
     #[command(subcommand)]
@@ -288,6 +307,86 @@ pub enum StateCommand {
         /// The key.
         key: String,
     },
+}
+
+/// `kernelbridge dead-letters`
+#[derive(Debug, clap::Args)]
+#[command(
+    after_help = "An event becomes a dead letter when its handler has failed as often as `attempts` in [delivery] of \
+                        plugin.toml says, or when its plugin is in quarantine.\n\
+                        Exit status: 0 done; 2 there is no such dead letter or no such file, and nothing was changed."
+)]
+pub struct DeadLettersArgs {
+    /// Database of the shared state.
+    #[arg(long, global = true, value_name = "FILE", default_value = DEFAULT_STATE, value_hint = ValueHint::FilePath)]
+    pub state: PathBuf,
+    /// What to do with them.
+    #[command(subcommand)]
+    pub command: DeadLettersCommand,
+}
+
+/// What to do with dead letters.
+#[derive(Debug, Subcommand)]
+pub enum DeadLettersCommand {
+    /// List dead letters, oldest first
+    List {
+        /// Only those of this plugin.
+        #[arg(long, value_name = "PLUGIN")]
+        plugin: Option<String>,
+        /// Print all of each as NDJSON.
+        #[arg(long)]
+        json: bool,
+    },
+    /// Show a dead letter with its data and its error's traceback
+    Show {
+        /// Its number in the list.
+        id: i64,
+        /// Print JSON.
+        #[arg(long)]
+        json: bool,
+    },
+    /// Deliver dead letters again, as if for the first time
+    #[command(
+        override_usage = "kernelbridge dead-letters retry [OPTIONS] <ID>...\n       \
+                          kernelbridge dead-letters retry [OPTIONS] --all",
+        after_help = "A host that runs with this database delivers them within about a second; if there is none, the next \
+                      `kernelbridge run` with their plugin does. It says which."
+    )]
+    Retry(Which),
+    /// Remove dead letters for good
+    #[command(override_usage = "kernelbridge dead-letters drop [OPTIONS] <ID>...\n       \
+                                kernelbridge dead-letters drop [OPTIONS] --all")]
+    Drop(Which),
+}
+
+/// Which dead letters.
+#[derive(Debug, clap::Args)]
+pub struct Which {
+    /// Their numbers in the list.
+    #[arg(value_name = "ID", required_unless_present = "all", conflicts_with = "all")]
+    pub ids: Vec<i64>,
+    /// All of them.
+    #[arg(long)]
+    pub all: bool,
+    /// With --all: only those of this plugin.
+    #[arg(long, requires = "all", conflicts_with = "ids", value_name = "PLUGIN")]
+    pub plugin: Option<String>,
+}
+
+/// `kernelbridge release`
+#[derive(Debug, clap::Args)]
+#[command(
+    after_help = "A plugin whose kernel dies too often ([restart] in plugin.toml) is put into quarantine: its kernel is \
+                        not started again, and its events become dead letters. Released, it is started again and its \
+                        deaths are forgotten; `kernelbridge dead-letters retry` brings the events back.\n\
+                        Needs a running host. Without one there is nothing to release: each run begins anew."
+)]
+pub struct ReleaseArgs {
+    /// The plugin.
+    pub plugin: String,
+    /// Database that the host runs with.
+    #[arg(long, value_name = "FILE", default_value = DEFAULT_STATE, value_hint = ValueHint::FilePath)]
+    pub state: PathBuf,
 }
 
 #[cfg(test)]

@@ -22,7 +22,7 @@ use tokio::{
 
 use crate::{
     install::{Command, Files, InstallError, Installed, Options, Plan, Progress, System, plan},
-    language::Language,
+    language::{Language, nearest},
 };
 
 /// As `eprintln!`, but a reader that went away (`2>&1 | head`) must not end an installation half-way.
@@ -156,11 +156,8 @@ fn choose<'a>(wanted: &Wanted, languages: &'a [(Language, Files)]) -> anyhow::Re
     let mut chosen = Vec::new();
     for word in &wanted.languages {
         let Some(found) = languages.iter().find(|(language, _)| language.is_called(word)) else {
-            let names =
-                languages.iter().flat_map(|(language, _)| [&language.name].into_iter().chain(&language.aliases));
-            let near = names.max_by(|a, b| strsim::jaro_winkler(word, a).total_cmp(&strsim::jaro_winkler(word, b)));
-            let near = near.filter(|near| strsim::jaro_winkler(word, near) > 0.75);
-            let meant = near.map(|near| format!("; did you mean `{near}`?")).unwrap_or_default();
+            let near = nearest(word, languages.iter().map(|(language, _)| language));
+            let meant = near.map(|near| format!("; did you mean `{}`?", near.name)).unwrap_or_default();
             bail!("no language `{word}`{meant}\n{}", exist());
         };
         if seen.insert(&found.0.name) {

@@ -5,6 +5,7 @@
 
 mod args;
 mod call;
+mod dead_letters;
 mod demo;
 mod doctor;
 mod install;
@@ -16,6 +17,7 @@ mod run;
 mod setup;
 mod show;
 mod state;
+mod summary;
 mod test;
 
 use std::process::ExitCode;
@@ -66,6 +68,8 @@ async fn obey(args: Args) -> anyhow::Result<Ending> {
         Command::Call(options) => call::call(options, &kernelspecs).await,
         Command::Demo(options) => demo::demo(options, &kernelspecs).await,
         Command::State(options) => state::state(&options),
+        Command::DeadLetters(options) => dead_letters::dead_letters(options).await,
+        Command::Release(options) => dead_letters::release(&options).await,
         Command::Languages { json } => show::languages(&kernelspecs, json),
         Command::Install(options) => setup::install(options, &kernelspecs).await,
         Command::Doctor(options) => doctor::doctor(options, &kernelspecs).await,

@@ -1,5 +1,7 @@
 //! `kernelbridge new`: a plugin that works, with a test.
 
+mod notebook;
+
 use std::{
     fs,
     io::ErrorKind,
@@ -11,6 +13,7 @@ use anyhow::{Context, bail};
 use crate::{
     cli::{Ending, args::NewArgs},
     discover::{Environment, LanguageFolder, Languages, discover, install_hint},
+    notebook::NotebookKernelspec,
     pattern::check_plugin_name,
 };
 
@@ -19,12 +22,15 @@ const PLACEHOLDER: &str = "my-plugin";
 
 /// Make a plugin's folder.
 pub fn new(args: &NewArgs, kernelspecs: &[PathBuf]) -> anyhow::Result<Ending> {
-    let NewArgs { language, name, dir } = args;
+    let NewArgs { language, name, dir, notebook } = args;
     check_name(name)?;
     let environment = Environment::capture();
     let languages = Languages::load(&environment, kernelspecs);
     let folder = languages.find(language)?;
-    let files = files(folder, name)?;
+    let discovery = discover(&environment);
+    let found = languages.kernelspec_for(&discovery, &folder.language.name);
+    let kernelspec = notebook.then(|| notebook::kernelspec(&folder.language, found.as_ref().ok().copied()));
+    let files = files(folder, name, kernelspec.as_ref())?;
     let to = dir.join(name);
     if to.exists() {
         bail!(
@@ -43,7 +49,7 @@ pub fn new(args: &NewArgs, kernelspecs: &[PathBuf]) -> anyhow::Result<Ending> {
     }
     let shown = to.display();
     eprintln!("next:");
-    if let Err(error) = languages.kernelspec_for(&discover(&environment), &folder.language.name) {
+    if let Err(error) = found {
         let text = error.to_string();
         let problem = text.split("\nhint: ").next().unwrap_or_default();
         let hint = install_hint(&folder.language);
@@ -70,31 +76,59 @@ fn check_name(name: &str) -> anyhow::Result<()> {
     bail!("{error}")
 }
 
-/// The files of a new plugin.
-fn files(folder: &LanguageFolder, name: &str) -> anyhow::Result<Vec<(String, String)>> {
+/// The files of a new plugin, a notebook for this kernelspec if there is one.
+fn files(
+    folder: &LanguageFolder,
+    name: &str,
+    kernelspec: Option<&NotebookKernelspec>,
+) -> anyhow::Result<Vec<(String, String)>> {
     let language = &folder.language;
-    let entry = format!("plugin.{}", language.extension);
-    let source = match folder.file(&format!("template/{entry}")) {
-        Ok(bytes) => String::from_utf8(bytes.into_owned()).context("the language's template is not UTF-8")?,
-        Err(error) if error.kind() == ErrorKind::NotFound && folder.shim_text().is_none() => bail!(
-            "language `{}` has no shim: plugins for it are manifests with `turn = \"template\"` and a [template] section, \
-             which no template of ours can guess",
-            language.name
-        ),
-        Err(error) => bail!("language `{}` has no template/{entry}: {error}", language.name),
+    let source_file = format!("plugin.{}", language.extension);
+    let notebook_file = "plugin.ipynb".to_owned();
+    let Some(source) = template(folder, &source_file)? else {
+        if folder.shim_text().is_none() {
+            bail!(
+                "language `{}` has no shim: plugins for it are manifests with `turn = \"template\"` and a [template] \
+                 section, which no template of ours can guess",
+                language.name
+            );
+        }
+        bail!("language `{}` has no template/{source_file}", language.name);
+    };
+    let (entry, other) = match kernelspec {
+        Some(_) => (notebook_file, format!("source file: {source_file}")),
+        None => (source_file, format!("notebook: {notebook_file}")),
     };
     let named = |text: &str| {
         text.replace(PLACEHOLDER, name)
             .replace("{language}", &language.name)
             .replace("{display_name}", &language.display_name)
             .replace("{entry}", &entry)
+            .replace("{other}", &other)
+    };
+    let plugin = match kernelspec {
+        Some(kernelspec) => {
+            let about = named(include_str!("new/notebook.md"));
+            let test = template(folder, &format!("test.{}", language.extension))?.map(|test| named(&test));
+            notebook::text(&about, &named(&source), test.as_deref(), kernelspec).context("cannot write a notebook")?
+        }
+        None => named(&source),
     };
     Ok(vec![
         ("plugin.toml".into(), named(include_str!("new/plugin.toml"))),
-        (entry.clone(), named(&source)),
+        (entry.clone(), plugin),
         (test_file(Path::new(name)), named(include_str!("new/test.json"))),
         ("README.md".into(), named(include_str!("new/README.md"))),
     ])
+}
+
+/// A file of the language's `template/`.
+fn template(folder: &LanguageFolder, file: &str) -> anyhow::Result<Option<String>> {
+    match folder.file(&format!("template/{file}")) {
+        Ok(bytes) => String::from_utf8(bytes.into_owned()).map(Some).context("the language's template is not UTF-8"),
+        Err(error) if error.kind() == ErrorKind::NotFound => Ok(None),
+        Err(error) => bail!("cannot read template/{file} of language `{}`: {error}", folder.language.name),
+    }
 }
 
 fn test_file(name: &Path) -> String {
@@ -104,13 +138,19 @@ fn test_file(name: &Path) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::manifest::Manifest;
+    use crate::{manifest::Manifest, notebook::Notebook};
+
+    fn made(folder: &LanguageFolder, kernelspec: Option<&NotebookKernelspec>) -> Vec<(String, String)> {
+        files(folder, "some-name", kernelspec).unwrap_or_else(|error| panic!("{error}"))
+    }
 
     #[test]
     fn every_language_with_a_shim_has_a_template_of_at_most_15_lines() {
         for folder in Languages::built_in().folders.iter().filter(|folder| folder.shim_text().is_some()) {
-            let files = files(folder, "some-name").unwrap_or_else(|error| panic!("{error}"));
-            assert!(files.iter().all(|(_, text)| !text.contains(PLACEHOLDER) && !text.contains("{entry}")));
+            let files = made(folder, None);
+            assert!(files.iter().all(|(_, text)| !text.contains(PLACEHOLDER)
+                && !text.contains("{entry}")
+                && !text.contains("{other}")));
             let (entry, source) = &files[1];
             assert!(source.lines().count() <= 15, "{}: {entry} is too long", folder.language.name);
             let manifest = Manifest::parse(&files[0].1, "plugin.toml").unwrap_or_else(|error| panic!("{error}"));
@@ -120,6 +160,23 @@ mod tests {
             );
             assert_eq!(manifest.entry, Path::new(entry));
             assert!(manifest.check_supported().is_ok());
+        }
+    }
+
+    #[test]
+    fn a_notebook_is_the_same_plugin_with_a_test() {
+        for folder in Languages::built_in().folders.iter().filter(|folder| folder.shim_text().is_some()) {
+            let kernelspec = notebook::kernelspec(&folder.language, None);
+            let (source, files) = (&made(folder, None)[1].1, made(folder, Some(&kernelspec)));
+            let name = &folder.language.name;
+            let manifest = Manifest::parse(&files[0].1, "plugin.toml").unwrap_or_else(|error| panic!("{error}"));
+            assert!(manifest.is_notebook() && manifest.entry == Path::new(&files[1].0), "{name}");
+            let notebook = Notebook::parse(&files[1].1, &files[1].0).unwrap_or_else(|error| panic!("{error}"));
+            let cells: Vec<_> = notebook.entry_cells().map(|cell| cell.source.as_str()).collect();
+            assert_eq!(cells, [source.trim_end()], "{name}");
+            assert_eq!(notebook.test_cells().count(), 1, "{name}");
+            assert!(folder.language.speaks(notebook.language.as_deref().unwrap_or_default()), "{name}");
+            assert_eq!(notebook.kernelspec, Some(kernelspec), "{name}");
         }
     }
 

@@ -1,10 +1,11 @@
 //! Shows a host's news: data to the output, what plugins print to stderr, images to files.
 
 use std::{
-    collections::HashMap,
+    collections::{HashMap, HashSet},
     io::Write,
     path::{Path, PathBuf},
     sync::Arc,
+    time::Duration,
 };
 
 use anyhow::Context;
@@ -15,10 +16,12 @@ use serde::Serialize;
 use serde_json::value::RawValue;
 
 use crate::{
+    cli::summary::counted,
     client::Output,
     host::{Event, News, Subscription},
     plugin::PluginNews,
     rpc::RpcError,
+    supervision::State,
 };
 
 /// Saves images.
@@ -66,6 +69,12 @@ pub struct Printer {
     pub out: Option<Box<dyn Write + Send>>,
     /// Lines are shown above it.
     pub bar: ProgressBar,
+    /// Are changes of plugins' states part of the output?
+    pub states: bool,
+    /// The command that takes a plugin out of quarantine, without its name, if there is one.
+    pub release: Option<String>,
+    /// Plugins and instances whose kernel is not there.
+    down: HashSet<(Arc<str>, u32)>,
     /// The last unfinished line that each plugin printed.
     unfinished: HashMap<Arc<str>, String>,
 }
@@ -101,13 +110,29 @@ enum Line<'a> {
         attempts: u32,
         error: serde_json::Value,
     },
+    State {
+        plugin: &'a str,
+        #[serde(skip_serializing_if = "Option::is_none")]
+        instance: Option<u32>,
+        #[serde(flatten)]
+        state: &'a State,
+    },
 }
 
 impl Printer {
     /// Show this news.
     pub fn new(news: Subscription, images: Option<Images>) -> Self {
         let bar = ProgressBar::with_draw_target(None, ProgressDrawTarget::hidden());
-        Self { news, images, out: None, bar, unfinished: HashMap::new() }
+        Self {
+            news,
+            images,
+            out: None,
+            bar,
+            states: false,
+            release: None,
+            down: HashSet::new(),
+            unfinished: HashMap::new(),
+        }
     }
 
     /// Until the host is shut down.
@@ -126,6 +151,7 @@ impl Printer {
                     let (topic, id, error) = (&*event.topic, &*event.id, error.to_json());
                     self.write(&Line::Failure { plugin: &plugin, topic, id, attempts, error })?;
                 }
+                News::State { plugin, instance, state } => self.state(plugin, instance, &state)?,
                 News::Missed(count) => self.say(&format!("warning: {count} messages of plugins were not shown")),
                 _ => {}
             }
@@ -154,6 +180,40 @@ impl Printer {
         let Some(out) = &mut self.out else { return Ok(()) };
         serde_json::to_writer(&mut *out, line).context("cannot write the output")?;
         out.write_all(b"\n").context("cannot write the output")
+    }
+
+    /// A line for whoever watches, and one for programs if they want it.
+    fn state(&mut self, plugin: Arc<str>, instance: u32, state: &State) -> anyhow::Result<()> {
+        let number = (instance > 0).then_some(instance);
+        if self.states {
+            self.write(&Line::State { plugin: &plugin, instance: number, state })?;
+        }
+        let who = match number {
+            Some(number) => format!("instance {number} of plugin `{plugin}`"),
+            None => format!("plugin `{plugin}`"),
+        };
+        match state {
+            State::Restarting { reason, deaths, after_ms } => {
+                let seconds = Duration::from_millis(*after_ms).as_secs_f64();
+                self.say(&format!("{who}: {}; restarting in {seconds:.1} s (death {deaths})", first_line(reason)));
+                self.down.insert((plugin, instance));
+            }
+            State::Quarantined { reason, deaths } => {
+                let hint = match &self.release {
+                    Some(command) => format!("; `{command} {plugin}` takes it out"),
+                    None => String::new(),
+                };
+                let reason = first_line(reason);
+                self.say(&format!(
+                    "{who} is in quarantine after {}: {reason}{hint}",
+                    counted((*deaths).into(), "death")
+                ));
+                self.down.insert((plugin, instance));
+            }
+            State::Ready { .. } if self.down.remove(&(plugin, instance)) => self.say(&format!("{who} is back")),
+            _ => {}
+        }
+        Ok(())
     }
 
     fn failure(&self, event: &Event, error: &RpcError) {
@@ -198,7 +258,12 @@ impl Printer {
                 let total = total.map(|total| format!(" of {total}")).unwrap_or_default();
                 self.say(&format!("[{plugin}] {done}{total} {message}"));
             }
-            PluginNews::Gone { reason } => self.say(&format!("plugin `{plugin}`: {reason}")),
+            // Why is told with what becomes of the plugin; here is the last that its kernel wrote.
+            PluginNews::Gone { reason } => {
+                for line in reason.lines().skip(1) {
+                    self.say(&format!("[{plugin}] {line}"));
+                }
+            }
             PluginNews::Odd { reason } => self.say(&format!("warning: plugin `{plugin}`: {reason}")),
         }
         Ok(())
@@ -207,6 +272,12 @@ impl Printer {
     fn say(&self, text: &str) {
         say(&self.bar, text);
     }
+}
+
+/// The first line of a reason, without the announcement of those that follow.
+fn first_line(reason: &str) -> &str {
+    let line = reason.lines().next().unwrap_or_default();
+    line.strip_suffix("; its last output:").unwrap_or(line)
 }
 
 /// A line on stderr, above the bar if one is shown; a hidden bar would swallow it.

@@ -3,12 +3,12 @@
 use std::{
     io::{IsTerminal, Write},
     path::{Path, PathBuf},
+    time::Duration,
 };
 
 use anyhow::Context;
-use comfy_table::{CellAlignment, ContentArrangement, Table, presets};
 use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
-use serde::{Deserialize, Serialize};
+use serde::Deserialize;
 use serde_json::value::RawValue;
 use tokio::{
     io::{AsyncBufRead, AsyncBufReadExt, BufReader},
@@ -21,14 +21,18 @@ use crate::{
         args::RunArgs,
         plugins,
         printer::{Images, Printed, Printer, say},
+        summary::{Fed, Summary, is_kept, resumed, state_option},
     },
-    host::{Event, Host, PluginStats},
+    host::{Event, Host},
 };
 
 /// Topic of events for which none was given.
 const DEFAULT_TOPIC: &str = "event";
 /// How much of a bad line is shown.
 const EXCERPT: usize = 60;
+
+/// How long accepted events may take after Ctrl-C, if `--drain-timeout` does not say.
+const AFTER_CTRL_C: Duration = Duration::from_secs(30);
 
 /// Stream events through plugins.
 pub async fn run(args: RunArgs, kernelspecs: &[PathBuf]) -> anyhow::Result<Ending> {
@@ -50,23 +54,25 @@ pub async fn run(args: RunArgs, kernelspecs: &[PathBuf]) -> anyhow::Result<Endin
     };
     let mut interrupts = Interrupts::new()?;
     let spinner = progress("starting kernels");
-    let host = tokio::select! {
+    let mut host = tokio::select! {
         host = builder.build() => host?,
         () = interrupts.next() => anyhow::bail!("interrupted"),
     };
     spinner.finish_and_clear();
+    if let Some(text) = resumed(&host.stats(), &args.state) {
+        eprintln!("{text}");
+    }
 
     let bar = progress("");
     let mut printer = Printer::new(host.subscribe_lossless(), images);
     printer.out = Some(out);
     printer.bar = bar.clone();
+    printer.states = args.json;
+    printer.release = is_kept(&args.state).then(|| format!("kernelbridge release{}", state_option(&args.state)));
     let mut printer = tokio::spawn(printer.run());
-    let fed = tokio::select! {
-        fed = feed(&host, input, &args, &bar) => fed,
-        () = interrupts.next() => {
-            say(&bar, "stopping; Ctrl-C again to kill");
-            Ok(Fed::default())
-        }
+    let mut fed = Fed::default();
+    let (fed_all, drained) = tokio::select! {
+        done = work(&host, input, &args, &mut fed, &mut interrupts, &bar) => done,
         // It ends before the host only if it cannot write.
         printed = &mut printer => {
             drop(host);
@@ -74,25 +80,73 @@ pub async fn run(args: RunArgs, kernelspecs: &[PathBuf]) -> anyhow::Result<Endin
             return reader_left(printed.context("the printing task failed")?);
         }
     };
-    let drained = tokio::select! {
-        () = host.drain() => true,
-        () = interrupts.next() => false,
-    };
-    let stats = host.stats();
-    if drained {
+    host.close().await;
+    let summary = Summary::of(&host, fed, drained == Drained::All)?;
+    if drained == Drained::Killed {
+        drop(host);
+    } else {
         tokio::select! {
             () = host.shutdown() => {}
             () = interrupts.next() => {}
         }
-    } else {
-        drop(host);
     }
     bar.finish_and_clear();
     let printed = printer.await.context("the printing task failed")??;
-    let fed = fed?;
-    summarise(&stats, &fed, printed, &args)?;
-    let failed = stats.iter().any(|(_, stats)| stats.failed > 0) || fed.refused > 0;
-    Ok(if failed || !drained { Ending::PluginFailed } else { Ending::Done })
+    fed_all?;
+    summary.show(printed, &args.state, args.json)?;
+    let failed = summary.is_failure(&args.state) || drained == Drained::Killed;
+    Ok(if failed { Ending::PluginFailed } else { Ending::Done })
+}
+
+/// How the wait for accepted events ended.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Drained {
+    /// All were handled or given up.
+    All,
+    /// Time is up.
+    TimeUp,
+    /// A second Ctrl-C came.
+    Killed,
+}
+
+/// Until the input has ended, or Ctrl-C, and what was accepted is done.
+async fn work(
+    host: &Host,
+    input: Option<Input>,
+    args: &RunArgs,
+    fed: &mut Fed,
+    interrupts: &mut Interrupts,
+    bar: &ProgressBar,
+) -> (anyhow::Result<()>, Drained) {
+    let (fed_all, mut is_stopping) = tokio::select! {
+        fed_all = feed(host, input, args, fed, bar) => (fed_all, false),
+        () = interrupts.next() => (Ok(()), true),
+    };
+    let mut drain = std::pin::pin!(host.drain());
+    loop {
+        if is_stopping {
+            say(bar, "stopping; Ctrl-C again to kill");
+        }
+        let within = args.drain_timeout.or(is_stopping.then_some(AFTER_CTRL_C));
+        let time_up = async {
+            match within {
+                Some(within) => tokio::time::sleep(within).await,
+                None => std::future::pending().await,
+            }
+        };
+        let drained = tokio::select! {
+            () = &mut drain => Drained::All,
+            () = time_up => Drained::TimeUp,
+            () = interrupts.next() => {
+                if !is_stopping {
+                    is_stopping = true;
+                    continue;
+                }
+                Drained::Killed
+            }
+        };
+        return (fed_all, drained);
+    }
 }
 
 /// Whoever reads the output may have seen enough (`| head`); any other trouble with it is an error.
@@ -126,17 +180,6 @@ impl Input {
     }
 }
 
-/// What was read.
-#[derive(Debug, Default, Serialize)]
-struct Fed {
-    /// Events that were emitted.
-    events: u64,
-    /// Lines that are no event.
-    bad_lines: u64,
-    /// Events that a filter raised on.
-    refused: u64,
-}
-
 /// A whole event as a line.
 #[derive(Deserialize)]
 struct Envelope {
@@ -146,12 +189,17 @@ struct Envelope {
     data: Box<RawValue>,
 }
 
-async fn feed(host: &Host, input: Option<Input>, args: &RunArgs, bar: &ProgressBar) -> anyhow::Result<Fed> {
+async fn feed(
+    host: &Host,
+    input: Option<Input>,
+    args: &RunArgs,
+    fed: &mut Fed,
+    bar: &ProgressBar,
+) -> anyhow::Result<()> {
     let Some(mut input) = input else {
         // Plugins live on their own events.
         return std::future::pending().await;
     };
-    let mut fed = Fed::default();
     let mut line = String::new();
     for number in 1u64.. {
         line.clear();
@@ -179,7 +227,7 @@ async fn feed(host: &Host, input: Option<Input>, args: &RunArgs, bar: &ProgressB
             }
         }
     }
-    Ok(fed)
+    Ok(())
 }
 
 fn event(line: &str, topic: Option<&str>) -> anyhow::Result<Event> {
@@ -219,7 +267,7 @@ pub fn progress(message: &'static str) -> ProgressBar {
         bar.set_style(style);
     }
     bar.set_message(message);
-    bar.enable_steady_tick(std::time::Duration::from_millis(100));
+    bar.enable_steady_tick(Duration::from_millis(100));
     bar
 }
 
@@ -242,58 +290,4 @@ impl Interrupts {
             _ = self.terminate.recv() => {}
         }
     }
-}
-
-fn summarise(stats: &[(String, PluginStats)], fed: &Fed, printed: Printed, args: &RunArgs) -> anyhow::Result<()> {
-    for path in &printed.images {
-        eprintln!("saved {}", path.display());
-    }
-    if args.json
-        && let Some(mut out) = printed.out
-    {
-        let plugins: serde_json::Map<_, _> = stats
-            .iter()
-            .map(|(name, stats)| Ok((name.clone(), serde_json::to_value(stats)?)))
-            .collect::<serde_json::Result<_>>()?;
-        let summary = serde_json::json!({ "type": "summary", "input": fed, "plugins": plugins });
-        writeln!(out, "{summary}").and_then(|()| out.flush()).context("cannot write the output")?;
-        return Ok(());
-    }
-    eprintln!("{}", stats_table(stats));
-    if fed.bad_lines > 0 {
-        let (lines, were) = if fed.bad_lines == 1 { ("line", "was no event") } else { ("lines", "were no events") };
-        eprintln!("{} {lines} of the input {were}", fed.bad_lines);
-    }
-    Ok(())
-}
-
-/// What the plugins did, as a table.
-pub fn stats_table(stats: &[(String, PluginStats)]) -> Table {
-    let mut table = Table::new();
-    table.load_style(presets::NOTHING).set_content_arrangement(ContentArrangement::Dynamic);
-    table.set_header([
-        "PLUGIN", "HANDLED", "FAILED", "RETRIED", "DROPPED", "FILTERED", "OUT", "CALLED", "CALLS", "EMITTED", "P50 MS",
-        "P99 MS",
-    ]);
-    for (name, stats) in stats {
-        let numbers = [
-            stats.handled,
-            stats.failed,
-            stats.retried,
-            stats.dropped,
-            stats.filtered,
-            stats.filtered_out,
-            stats.called,
-            stats.calls,
-            stats.emitted,
-        ];
-        let mut row = vec![name.clone()];
-        row.extend(numbers.map(|number| number.to_string()));
-        row.extend([stats.p50_ms, stats.p99_ms].map(|ms| format!("{ms:.2}")));
-        table.add_row(row);
-    }
-    for column in table.column_iter_mut().skip(1) {
-        column.set_cell_alignment(CellAlignment::Right);
-    }
-    table
 }

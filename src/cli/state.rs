@@ -17,10 +17,7 @@ use crate::{
 /// Look at or change the shared state.
 pub fn state(args: &StateArgs) -> anyhow::Result<Ending> {
     let makes = matches!(args.command, StateCommand::Set { .. });
-    if !makes && !args.state.exists() {
-        bail!("there is no {}; name the database with --state FILE", args.state.display());
-    }
-    let store = Store::open(&args.state)?;
+    let store = if makes { Store::open(&args.state)? } else { open(&args.state)? };
     match &args.command {
         StateCommand::Get { key } => match store.get(key)? {
             Some(value) => println!("{}", value.get()),
@@ -55,6 +52,14 @@ pub fn state(args: &StateArgs) -> anyhow::Result<Ending> {
         }
     }
     Ok(Ending::Done)
+}
+
+/// Open a database that must be there.
+pub fn open(path: &Path) -> anyhow::Result<Store> {
+    if !path.exists() {
+        bail!("there is no {}; name the database with --state FILE", path.display());
+    }
+    Ok(Store::open(path)?)
 }
 
 #[derive(serde::Serialize)]

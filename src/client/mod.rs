@@ -390,7 +390,7 @@ impl KernelClient {
     }
 
     /// Why the task is gone.
-    fn gone(&self) -> ClientError {
+    pub(crate) fn gone(&self) -> ClientError {
         match *self.process.exit().borrow() {
             Some(exit) => ClientError::Gone { exit, output_tail: self.process.output_tail().text() },
             None => ClientError::Closed,

@@ -10,7 +10,7 @@ use tokio::{
 use zeromq::ZmqError;
 
 use crate::{
-    channels,
+    channels::{self, ChannelError},
     client::{
         ClientError,
         execution::Event,
@@ -146,8 +146,9 @@ impl Task {
             Command::Forget { msg_id } => drop(self.waiters.remove(&msg_id)),
             Command::Send(request) => {
                 let Request { channel, header, parent, content, waiter } = *request;
+                let msg_id = header.msg_id.clone();
                 if let Some(waiter) = waiter {
-                    self.waiters.insert(header.msg_id.clone(), waiter);
+                    self.waiters.insert(msg_id.clone(), waiter);
                 }
                 let outgoing = Outgoing { header, parent, content };
                 // Headers are strings; writing them cannot fail.
@@ -158,9 +159,18 @@ impl Task {
                     (Channel::Shell | Channel::Control, _) => &mut self.shell,
                     (Channel::Stdin, _) => &mut self.stdin,
                 };
-                if let Err(error) = channel.send(frames).await {
+                match channel.send(frames).await {
+                    Ok(()) => {}
+                    Err(error @ ChannelError::Stuck) => {
+                        tracing::warn!(%error, "request not sent");
+                        match self.waiters.remove(&msg_id) {
+                            Some(Waiter::Reply(reply)) => drop(reply.send(Err(error.into()))),
+                            Some(Waiter::Execution { events, .. }) => drop(events.send(Event::Failed(error.into()))),
+                            None => {}
+                        }
+                    }
                     // The waiters learn of it from the process's exit, or from their deadline.
-                    tracing::warn!(%error, "request not sent");
+                    Err(error) => tracing::warn!(%error, "request not sent"),
                 }
             }
         }

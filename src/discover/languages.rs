@@ -10,8 +10,7 @@ use std::{
 };
 
 use super::{Environment, Problem, did_you_mean, explain, listed, quoted};
-use crate::language::Language;
-use crate::suggest::nearest;
+use crate::language::{Language, nearest};
 
 /// Files of a language folder by their path inside it.
 type Embedded = &'static [(&'static str, &'static [u8])];
@@ -78,7 +77,7 @@ pub enum LanguageNotFound {
     Unknown {
         /// What was asked for.
         word: String,
-        /// The language whose name or alias looks most like it.
+        /// Name of the language whose name or alias looks most like it.
         nearest: Option<String>,
         /// Every language there is.
         known: Vec<String>,
@@ -179,10 +178,9 @@ impl Languages {
             return Err(LanguageNotFound::Unusable { word: word.to_owned(), path, reason });
         }
         let names = || self.folders.iter().map(|folder| &folder.language);
-        let spellings = names().flat_map(|language| std::iter::once(&language.name).chain(&language.aliases));
         Err(LanguageNotFound::Unknown {
             word: word.to_owned(),
-            nearest: nearest(&word.to_lowercase(), spellings.map(String::as_str)).map(str::to_owned),
+            nearest: nearest(word, names()).map(|language| language.name.clone()),
             known: names().map(|language| language.name.clone()).collect(),
             installable: names().filter(|known| known.is_installable()).map(|known| known.name.clone()).collect(),
             searched: self.searched.clone(),

@@ -194,6 +194,7 @@ async fn load(runtime: &Runtime, cells: Vec<Cell>, carrier: Option<Carrier>, des
         limits: Limits { startup: STARTUP, ..Limits::default() },
         carrier,
         template: None,
+        instance: None,
     };
     Plugin::load(runtime, &source, nobody(), Arc::default()).await
 }

@@ -1,16 +1,12 @@
 //! Describing a host, and starting it.
 
 use std::{
-    collections::HashMap,
-    fmt::Display,
-    future::Future,
     io,
     path::{Path, PathBuf},
     sync::{Arc, RwLock, atomic::AtomicUsize},
 };
 
 use futures_util::future::join_all;
-use serde::{Serialize, de::DeserializeOwned};
 use tokio::sync::Notify;
 
 use crate::{
@@ -19,9 +15,13 @@ use crate::{
     },
     host::{
         Host,
-        functions::{Caller, Functions},
+        errands::errands,
+        functions::Functions,
+        instance::{Instance, Keeper, Recipe},
+        lane::{Entry, Lane},
+        ledger::{Ledger, work_off},
         news::Newsroom,
-        shared::{Door, Entry, INPUT, Shared, Subscriber},
+        shared::{Door, Shared},
         stats::Meter,
         worker::Worker,
     },
@@ -29,10 +29,10 @@ use crate::{
     language::Interrupt,
     manifest::{CarrierChoice, Manifest, ManifestError},
     notebook::{Notebook, NotebookError},
-    pattern::{NameError, Pattern},
-    plugin::{Carrier, HostCalls, LoadError, Plugin, PluginSource, Runtime, not_enforced},
+    pattern::NameError,
+    plugin::{Carrier, HostCalls, LoadError, PluginSource, Runtime, not_enforced},
     queue::{Queue, QueueError},
-    rpc::{Cell, HandlerKind},
+    rpc::Cell,
     store::{Store, StoreError},
 };
 
@@ -40,7 +40,7 @@ use crate::{
 #[derive(Default)]
 pub struct HostBuilder {
     plugins: Vec<PathBuf>,
-    functions: Functions,
+    pub(super) functions: Functions,
     state: Option<PathBuf>,
     kernelspecs: Vec<PathBuf>,
     environment: Option<Environment>,
@@ -141,45 +141,6 @@ impl HostBuilder {
         self
     }
 
-    /// Offer a function to plugins. An [`RpcError`](crate::rpc::RpcError) that it returns reaches the plugin as it is,
-    /// any other error as `Raised`. Its arguments are a tuple of types that serde reads: `|(a, b): (f64, f64)| async
-    /// move { Ok::<_, String>(a + b) }`. A name has a dot and does not begin with a plugin's name.
-    #[must_use]
-    pub fn function<A, R, E, F, Fut>(self, name: &str, function: F) -> Self
-    where
-        A: DeserializeOwned,
-        R: Serialize,
-        E: Display + 'static,
-        F: Fn(A) -> Fut + Send + Sync + 'static,
-        Fut: Future<Output = Result<R, E>> + Send + 'static,
-    {
-        self.function_with_caller(name, move |_, args| function(args))
-    }
-
-    /// As [`HostBuilder::function`], for a function that wants to know who calls, or calls back as part of the chain.
-    #[must_use]
-    pub fn function_with_caller<A, R, E, F, Fut>(mut self, name: &str, function: F) -> Self
-    where
-        A: DeserializeOwned,
-        R: Serialize,
-        E: Display + 'static,
-        F: Fn(Caller, A) -> Fut + Send + Sync + 'static,
-        Fut: Future<Output = Result<R, E>> + Send + 'static,
-    {
-        self.functions.add(name, function);
-        self
-    }
-
-    /// Answer what plugins' authors read from a keyboard; without this such reads fail with a clear error.
-    #[must_use]
-    pub fn on_input<F, Fut>(self, answer: F) -> Self
-    where
-        F: Fn(String) -> Fut + Send + Sync + 'static,
-        Fut: Future<Output = Result<String, String>> + Send + 'static,
-    {
-        self.function(INPUT, move |(prompt,): (String,)| answer(prompt))
-    }
-
     /// Keep shared state in this SQLite file. Without this it is in memory and gone with the host.
     #[must_use]
     pub fn state(mut self, path: impl Into<PathBuf>) -> Self {
@@ -247,43 +208,51 @@ impl HostBuilder {
         }
         let door: Arc<dyn HostCalls> = Arc::new(Door(Arc::downgrade(&shared)));
         let loading = prepared.into_iter().map(|(manifest, runtime, source)| {
-            let (door, shared) = (door.clone(), shared.clone());
-            async move {
-                let plugin = Plugin::load(&runtime, &source, door, shared.graph.clone()).await;
-                let plugin = plugin
-                    .map_err(|source| BuildError::Load { plugin: manifest.name.clone(), source: Box::new(source) })?;
-                entry(plugin, manifest, &shared.meters)
-            }
+            let recipe = Recipe { manifest, runtime, source, door: door.clone(), graph: shared.graph.clone() };
+            start(recipe, &shared)
         });
-        let entries: Vec<Arc<Entry>> = join_all(loading).await.into_iter().collect::<Result<_, _>>()?;
+        let (entries, keepers): (Vec<Arc<Entry>>, Vec<Vec<Keeper>>) =
+            join_all(loading).await.into_iter().collect::<Result<Vec<_>, _>>()?.into_iter().unzip();
         *shared.entries.write().unwrap_or_else(std::sync::PoisonError::into_inner) = Arc::new(entries.clone());
-        let workers = entries.into_iter().map(|entry| tokio::spawn(Worker::new(shared.clone(), entry).run()));
-        Ok(Host { workers: workers.collect(), shared })
+        let mut tasks = Vec::new();
+        for entry in &entries {
+            shared.found(entry, entry.ledger.look()?);
+            tasks.push(tokio::spawn(work_off(Arc::downgrade(&shared), entry.clone())));
+            let workers = (0..entry.lanes.len()).map(|lane| Worker::new(shared.clone(), entry.clone(), lane));
+            tasks.extend(workers.map(|worker| tokio::spawn(worker.run())));
+        }
+        if self.state.is_some() {
+            tasks.push(tokio::spawn(errands(Arc::downgrade(&shared))));
+        }
+        let keepers = keepers.into_iter().flatten().map(|keeper| tokio::spawn(keeper.run()));
+        Ok(Host { tasks, keepers: keepers.collect(), shared })
     }
 }
 
-fn entry(
-    plugin: Plugin,
-    manifest: Arc<Manifest>,
-    meters: &HashMap<String, Arc<Meter>>,
-) -> Result<Arc<Entry>, BuildError> {
-    let name = || manifest.name.clone();
-    let queue = Queue::new(manifest.queue.capacity, manifest.queue.when_full)
-        .map_err(|source| BuildError::Queue { plugin: name(), source })?;
-    let mut handlers = Vec::new();
-    for handler in plugin.handlers().iter().filter(|handler| handler.kind != HandlerKind::Export) {
-        let topic = Pattern::parse(&handler.topic).map_err(|source| BuildError::Topic {
-            plugin: name(),
-            topic: handler.topic.clone(),
-            source,
-        })?;
-        // The manifest may lower or raise what the code asks for, but cannot make single-event code take lists.
-        let batch =
-            if handler.batch > 0 && manifest.delivery.batch > 1 { manifest.delivery.batch } else { handler.batch };
-        handlers.push(Subscriber { id: handler.id, kind: handler.kind, topic, batch, priority: handler.priority });
+/// Start all kernels of a plugin.
+async fn start(recipe: Recipe, shared: &Arc<Shared>) -> Result<(Arc<Entry>, Vec<Keeper>), BuildError> {
+    let manifest = recipe.manifest.clone();
+    let count = manifest.delivery.instances;
+    let started = join_all((1..=count).map(|number| {
+        let mut recipe = recipe.clone();
+        recipe.source.instance = (count > 1).then_some(number);
+        Instance::start(recipe, Arc::downgrade(shared))
+    }));
+    let (mut lanes, mut keepers, mut face) = (Vec::new(), Vec::new(), None);
+    let capacity = manifest.queue.capacity.div_ceil(count as usize);
+    for started in started.await {
+        let (instance, keeper) = started?;
+        face = face.or_else(|| keeper.first.as_ref().map(|loaded| loaded.face.clone()));
+        let queue = Queue::new(capacity, manifest.queue.when_full)
+            .map_err(|source| BuildError::Queue { plugin: manifest.name.clone(), source })?;
+        lanes.push(Lane { queue, instance });
+        keepers.push(keeper);
     }
-    let meter = meters.get(&manifest.name).cloned().unwrap_or_default();
-    Ok(Arc::new(Entry { name: manifest.name.as_str().into(), manifest, plugin, queue, meter, handlers }))
+    let meter = shared.meters.get(&manifest.name).cloned().unwrap_or_default();
+    let ledger = Arc::new(Ledger::new(shared.store.clone(), &manifest.name, manifest.delivery.journal));
+    // There is at least one instance, and it was loaded.
+    let face = face.unwrap_or_default();
+    Ok((Arc::new(Entry::new(manifest, meter, lanes, ledger, face)), keepers))
 }
 
 /// Read a manifest, given its folder or itself.
@@ -299,7 +268,7 @@ fn read_manifest(path: &Path) -> Result<(Manifest, PathBuf), BuildError> {
     Ok((manifest, file))
 }
 
-fn read_source(manifest: &Manifest, file: &Path) -> Result<PluginSource, BuildError> {
+pub(super) fn read_source(manifest: &Manifest, file: &Path) -> Result<PluginSource, BuildError> {
     let path = file.parent().unwrap_or(Path::new("")).join(&manifest.entry);
     let text = read(&path)?;
     let name = manifest.entry.to_string_lossy().into_owned();
@@ -323,6 +292,7 @@ fn read_source(manifest: &Manifest, file: &Path) -> Result<PluginSource, BuildEr
             CarrierChoice::Pipe => Some(Carrier::Pipe),
         },
         template: manifest.template().cloned(),
+        instance: None,
     })
 }
 

@@ -10,10 +10,13 @@ use serde_json::{
 
 use crate::{
     chain::Chain,
-    host::shared::Shared,
+    host::{
+        HostBuilder,
+        shared::{INPUT, Shared},
+    },
     plugin::Answer,
     rpc::{self, ErrorKind, RpcError},
-    store::{Store, StoreError, Swap},
+    store::{Once, Store, StoreError, Swap},
 };
 
 /// Who calls a host function, and how it came to that.
@@ -45,15 +48,25 @@ impl Caller {
     }
 }
 
-type Function = Arc<dyn Fn(Caller, Box<RawValue>) -> Answer<Box<RawValue>> + Send + Sync>;
+impl HostBuilder {
+    /// Offer a function to plugins. An [`RpcError`](crate::rpc::RpcError) that it returns reaches the plugin as it is,
+    /// any other error as `Raised`. Its arguments are a tuple of types that serde reads: `|(a, b): (f64, f64)| async
+    /// move { Ok::<_, String>(a + b) }`. A name has a dot and does not begin with a plugin's name.
+    #[must_use]
+    pub fn function<A, R, E, F, Fut>(self, name: &str, function: F) -> Self
+    where
+        A: DeserializeOwned,
+        R: Serialize,
+        E: Display + 'static,
+        F: Fn(A) -> Fut + Send + Sync + 'static,
+        Fut: Future<Output = Result<R, E>> + Send + 'static,
+    {
+        self.function_with_caller(name, move |_, args| function(args))
+    }
 
-/// Functions by name.
-#[derive(Clone, Default)]
-pub(super) struct Functions(HashMap<String, Function>);
-
-impl Functions {
-    /// Add a function whose arguments are a tuple.
-    pub fn add<A, R, E, F, Fut>(&mut self, name: &str, function: F)
+    /// As [`HostBuilder::function`], for a function that wants to know who calls, or calls back as part of the chain.
+    #[must_use]
+    pub fn function_with_caller<A, R, E, F, Fut>(mut self, name: &str, function: F) -> Self
     where
         A: DeserializeOwned,
         R: Serialize,
@@ -75,9 +88,28 @@ impl Functions {
                 Err(error) => Box::pin(std::future::ready(Err(invalid(&called, &error)))),
             }
         };
-        self.0.insert(name.to_owned(), Arc::new(function));
+        self.functions.0.insert(name.to_owned(), Arc::new(function));
+        self
     }
 
+    /// Answer what plugins' authors read from a keyboard; without this such reads fail with a clear error.
+    #[must_use]
+    pub fn on_input<F, Fut>(self, answer: F) -> Self
+    where
+        F: Fn(String) -> Fut + Send + Sync + 'static,
+        Fut: Future<Output = Result<String, String>> + Send + 'static,
+    {
+        self.function(INPUT, move |(prompt,): (String,)| answer(prompt))
+    }
+}
+
+type Function = Arc<dyn Fn(Caller, Box<RawValue>) -> Answer<Box<RawValue>> + Send + Sync>;
+
+/// Functions by name.
+#[derive(Clone, Default)]
+pub(super) struct Functions(HashMap<String, Function>);
+
+impl Functions {
     pub fn get(&self, name: &str) -> Option<&Function> {
         self.0.get(name)
     }
@@ -122,6 +154,18 @@ impl Functions {
             match store.swap(&key, version as u64, &value, plugin).map_err(stored)? {
                 Swap::Swapped { version } => write(&json!({ "swapped": true, "version": version })),
                 Swap::Conflict { version } => write(&json!({ "swapped": false, "version": version })),
+            }
+        });
+        add(self, "state.once", |store, plugin, args| {
+            let (event_id, key, version, value): (String, String, f64, Box<RawValue>) = read(args)?;
+            match store.swap_once(&event_id, &key, version as u64, &value, plugin).map_err(stored)? {
+                Once::Done => write(&json!({ "swapped": false, "done": true })),
+                Once::Swap(Swap::Swapped { version }) => {
+                    write(&json!({ "swapped": true, "done": true, "version": version }))
+                }
+                Once::Swap(Swap::Conflict { version }) => {
+                    write(&json!({ "swapped": false, "done": false, "version": version }))
+                }
             }
         });
         add(self, "state.delete", |store, _, args| {

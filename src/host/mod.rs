@@ -13,8 +13,12 @@
 //! every hop, and go to a host function or to another plugin as part of the same chain.
 
 mod builder;
+mod errands;
 mod event;
 mod functions;
+mod instance;
+mod lane;
+mod ledger;
 mod news;
 mod shared;
 mod stats;
@@ -26,6 +30,7 @@ use std::{
     time::{Duration, Instant},
 };
 
+use futures_util::future::join_all;
 use serde::{Serialize, de::DeserializeOwned};
 use serde_json::value::RawValue;
 use tokio::task::JoinHandle;
@@ -35,6 +40,8 @@ use crate::{
     plugin::About,
     rpc::{Cell, ErrorKind, Handler, Load, RpcError},
     store::Store,
+    suggest::did_you_mean,
+    supervision::State,
 };
 
 pub use builder::{BuildError, HostBuilder, runtime_for};
@@ -42,9 +49,11 @@ pub use event::{Event, EventError};
 pub use functions::Caller;
 pub use news::{News, Subscription};
 pub use shared::Emitted;
-pub use stats::PluginStats;
+pub use stats::{Drops, PluginStats};
 
+use builder::read_source;
 use functions::write_args;
+use lane::Entry;
 use shared::{Shared, call_root, typed};
 
 /// How long plugins get to end by themselves.
@@ -53,7 +62,10 @@ const GRACE: Duration = Duration::from_secs(2);
 /// A running host. Dropping it kills all kernels; [`Host::shutdown`] asks them first.
 pub struct Host {
     shared: Arc<Shared>,
-    workers: Vec<JoinHandle<()>>,
+    /// Deliver events: they end first.
+    tasks: Vec<JoinHandle<()>>,
+    /// Own the kernels.
+    keepers: Vec<JoinHandle<()>>,
 }
 
 /// What is known of a loaded plugin.
@@ -68,6 +80,8 @@ pub struct PluginInfo {
     pub about: About,
     /// What it registered.
     pub handlers: Vec<Handler>,
+    /// How each of its kernels is doing.
+    pub instances: Vec<State>,
 }
 
 impl Host {
@@ -155,7 +169,7 @@ impl Host {
         let deadline = Instant::now() + timeout;
         let chain = Chain::root(format!("load {plugin}"), deadline);
         let load = Load { path: Some(&path.to_string_lossy()), cells };
-        entry.plugin.request("load", &load, &chain, deadline).await.map(drop)
+        entry.lanes[0].instance.request("load", &load, &chain, deadline).await.map(drop)
     }
 
     /// The store behind `state.*`.
@@ -166,13 +180,57 @@ impl Host {
     /// The loaded plugins, in the order in which they were named.
     pub fn plugins(&self) -> Vec<PluginInfo> {
         let entries = self.shared.entries();
-        let info = entries.iter().map(|entry| PluginInfo {
-            name: entry.name.to_string(),
-            version: entry.manifest.version.clone(),
-            about: entry.plugin.about().clone(),
-            handlers: entry.plugin.handlers().to_vec(),
+        let info = entries.iter().map(|entry| {
+            let face = entry.face();
+            // A kernel that was started again is another process.
+            let loaded = entry.lanes[0].instance.loaded();
+            PluginInfo {
+                name: entry.name.to_string(),
+                version: entry.manifest.version.clone(),
+                about: loaded.map_or_else(|| face.about.clone(), |loaded| loaded.plugin.about().clone()),
+                handlers: face.handlers.clone(),
+                instances: entry.lanes.iter().map(|lane| lane.instance.state()).collect(),
+            }
         });
         info.collect()
+    }
+
+    /// Take a plugin out of quarantine: its kernels are started again, and its deaths forgotten.
+    ///
+    /// # Errors
+    ///
+    /// `NotFound` when there is no such plugin.
+    pub fn release(&self, plugin: &str) -> Result<(), RpcError> {
+        self.entry(plugin)?.release();
+        Ok(())
+    }
+
+    /// Load a plugin's source anew, beside the old one, which goes on if that fails, and takes no further events if it
+    /// does not. Events that wait are not lost. Changes of the manifest need a new host.
+    ///
+    /// # Errors
+    ///
+    /// [`BuildError`]: why the new source could not be loaded.
+    pub async fn reload(&self, plugin: &str) -> Result<(), BuildError> {
+        let Ok(entry) = self.entry(plugin) else { return Ok(()) };
+        let source = read_source(&entry.manifest, &entry.manifest.path)?;
+        for lane in &entry.lanes {
+            lane.instance.reload(source.clone()).await?;
+            if let Some(loaded) = lane.instance.loaded() {
+                entry.show(loaded.face.clone());
+            }
+        }
+        Ok(())
+    }
+
+    fn entry(&self, plugin: &str) -> Result<Arc<Entry>, RpcError> {
+        let entries = self.shared.entries();
+        let found = entries.iter().find(|entry| *entry.name == *plugin).cloned();
+        found.ok_or_else(|| {
+            let hint = did_you_mean(plugin, entries.iter().map(|entry| &*entry.name));
+            let hint = hint.map(|hint| format!("; {hint}")).unwrap_or_default();
+            RpcError::new(ErrorKind::NotFound, format!("no plugin `{plugin}`{hint}"))
+        })
     }
 
     /// What each plugin did so far, by name.
@@ -191,30 +249,52 @@ impl Host {
         }
     }
 
-    /// End everything: `on_shutdown` handlers run, kernels are asked, then killed. Events that still wait are not
-    /// delivered; see [`Host::drain`]. When this returns there is no process, no socket and no file of ours left.
-    pub async fn shutdown(mut self) {
-        let workers = std::mem::take(&mut self.workers);
-        for entry in self.shared.entries().iter() {
-            entry.queue.close();
-        }
-        for worker in &workers {
-            worker.abort();
-        }
-        for worker in workers {
-            // Aborted.
-            let _ = worker.await;
-        }
+    /// Deliver nothing more. Events that still wait are dropped and counted, unless they are in the store; see
+    /// [`Host::drain`]. What a handler is at is given up too; calls still work.
+    pub async fn close(&mut self) {
         let entries = self.shared.entries();
-        futures_util::future::join_all(entries.iter().map(|entry| entry.plugin.shutdown(GRACE))).await;
+        let lanes = || entries.iter().flat_map(|entry| entry.lanes.iter().map(move |lane| (entry, lane)));
+        for (_, lane) in lanes() {
+            lane.queue.close();
+        }
+        let tasks = std::mem::take(&mut self.tasks);
+        for task in &tasks {
+            task.abort();
+        }
+        for task in tasks {
+            // Aborted.
+            let _ = task.await;
+        }
+        for (entry, lane) in lanes() {
+            for delivery in lane.queue.pop_up_to(usize::MAX).await {
+                self.shared.left_behind(entry, delivery);
+            }
+        }
+    }
+
+    /// End everything: as [`Host::close`], then `on_shutdown` handlers run, kernels are asked to end, then killed. When
+    /// this returns there is no process, no socket and no file of ours left.
+    pub async fn shutdown(mut self) {
+        self.close().await;
+        let entries = self.shared.entries();
+        let lanes = entries.iter().flat_map(|entry| &entry.lanes);
+        join_all(lanes.map(|lane| lane.instance.stop(GRACE))).await;
         self.shared.newsroom.close();
+    }
+
+    /// As [`Host::drain`], for as long as `within`, then [`Host::shutdown`]. Returns whether everything was done;
+    /// events that were not are dropped and counted, unless they are in the store.
+    pub async fn shutdown_within(self, within: Duration) -> bool {
+        let drained = tokio::time::timeout(within, self.drain()).await.is_ok();
+        self.shutdown().await;
+        drained
     }
 }
 
 impl Drop for Host {
     fn drop(&mut self) {
-        for worker in &self.workers {
-            worker.abort();
+        for task in self.tasks.iter().chain(&self.keepers) {
+            task.abort();
         }
         // The entries hold the plugins, whose tasks hold the kernels.
         let mut entries = self.shared.entries.write().unwrap_or_else(std::sync::PoisonError::into_inner);

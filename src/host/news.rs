@@ -12,7 +12,7 @@ use std::{
 use serde_json::value::RawValue;
 use tokio::sync::Notify;
 
-use crate::{host::Event, plugin::PluginNews, rpc::RpcError};
+use crate::{host::Event, plugin::PluginNews, rpc::RpcError, supervision::State};
 
 /// How much news may wait for a subscriber before the oldest is dropped.
 const WAITING: usize = 16_384;
@@ -70,8 +70,17 @@ pub enum News {
         plugin: Arc<str>,
         /// The event.
         event: Event,
-        /// `drop-oldest`, `drop-newest` or `coalesce`.
+        /// `drop-oldest`, `drop-newest`, `coalesce` or `shutdown`.
         reason: &'static str,
+    },
+    /// A plugin's kernel is in another state; `Busy` is not told.
+    State {
+        /// Whose.
+        plugin: Arc<str>,
+        /// Which of several instances, counted from 1; 0 when there is only one.
+        instance: u32,
+        /// The state.
+        state: State,
     },
     /// So much news was dropped because this subscriber did not read it in time.
     Missed(u64),

@@ -17,13 +17,15 @@ use crate::{
     host::{
         Event, News,
         functions::{Caller, Functions, deadline, invalid},
+        instance::Instance,
+        lane::{Delivery, Entry, Lane, Subscriber},
+        ledger::Admitted,
         news::Newsroom,
         stats::{Meter, PluginStats},
     },
     manifest::{Manifest, WhenFull},
-    pattern::Pattern,
-    plugin::{Answer, Emission, HostCalls, Plugin, PluginNews, SharedGraph},
-    queue::{Pushed, Queue},
+    plugin::{Answer, Emission, HostCalls, PluginNews, SharedGraph},
+    queue::Pushed,
     rpc::{self, Deliver, ErrorKind, Filtered, HandlerKind, RpcError},
     store::Store,
     suggest::did_you_mean,
@@ -45,49 +47,13 @@ pub(crate) struct Shared {
     pub drained: Notify,
 }
 
-/// A loaded plugin in its host.
-pub(crate) struct Entry {
-    pub name: Arc<str>,
-    pub manifest: Arc<Manifest>,
-    pub plugin: Plugin,
-    pub queue: Queue<Delivery>,
-    pub meter: Arc<Meter>,
-    pub handlers: Vec<Subscriber>,
-}
-
-/// A handler of events or a filter.
-pub(crate) struct Subscriber {
-    pub id: u64,
-    pub kind: HandlerKind,
-    pub topic: Pattern,
-    pub batch: usize,
-    pub priority: i64,
-}
-
-/// An event for one handler.
-#[derive(Debug, Clone)]
-pub(crate) struct Delivery {
-    pub handler: u64,
-    pub batch: usize,
-    pub event: Event,
-    /// 1 for the first.
-    pub attempt: u32,
-    /// How often it was tried again because a call of its handler's was refused with `Deadlock`.
-    pub deadlocks: u32,
-}
-
-impl Delivery {
-    /// How often it was tried before.
-    pub fn tries(&self) -> u32 {
-        self.attempt - 1 + self.deadlocks
-    }
-}
-
 /// What came of an emitted event.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct Emitted {
     /// Handlers that will get it.
     pub accepted: usize,
+    /// Of those, handlers that will get it from the store, because there was no place in memory.
+    pub spilled: usize,
     /// Handlers that will not get it because their plugin's queue is full and drops the newest.
     pub dropped: usize,
     /// Did a filter drop it?
@@ -102,7 +68,8 @@ impl Shared {
     pub fn stats(&self) -> Vec<(String, PluginStats)> {
         let entries = self.entries();
         let stats = entries.iter().map(|entry| {
-            let stats = PluginStats { waiting: entry.queue.len() as u64, ..entry.meter.stats() };
+            let waiting = entry.waiting() as u64 + entry.ledger.stored();
+            let stats = PluginStats { waiting, ..entry.meter.stats() };
             (entry.name.to_string(), stats)
         });
         stats.collect()
@@ -118,68 +85,112 @@ impl Shared {
         }
         let mut emitted = Emitted::default();
         for entry in self.entries().iter() {
-            for handler in &entry.handlers {
-                if handler.kind != HandlerKind::On || !handler.topic.matches(&event.topic) {
+            for subscriber in &entry.face().subscribers {
+                if subscriber.kind != HandlerKind::On || !subscriber.topic.matches(&event.topic) {
                     continue;
                 }
-                let delivery = Delivery {
-                    handler: handler.id,
-                    batch: handler.batch,
-                    event: event.clone(),
-                    attempt: 1,
-                    deadlocks: 0,
-                };
-                if self.enqueue(entry, delivery, chain).await? {
-                    emitted.accepted += 1;
-                } else {
-                    emitted.dropped += 1;
+                let delivery = Delivery::new(subscriber.clone(), event.clone());
+                match self.enqueue(entry, delivery, chain).await? {
+                    Placed::Waiting => emitted.accepted += 1,
+                    Placed::Stored => {
+                        emitted.accepted += 1;
+                        emitted.spilled += 1;
+                    }
+                    Placed::Dropped => emitted.dropped += 1,
                 }
             }
         }
         Ok(emitted)
     }
 
-    /// Returns false when the event was dropped.
-    async fn enqueue(&self, entry: &Entry, delivery: Delivery, chain: Option<&Chain>) -> Result<bool, RpcError> {
-        let key = delivery.event.key.clone();
+    async fn enqueue(&self, entry: &Entry, mut delivery: Delivery, chain: Option<&Chain>) -> Result<Placed, RpcError> {
         self.pending.fetch_add(1, Ordering::AcqRel);
-        // Dropped without success (cancelled, refused), the delivery is no longer pending.
-        let mut pending = Pending { shared: self, accepted: false };
-        let when_full = entry.manifest.queue.when_full;
-        let waits = when_full == WhenFull::Block && entry.queue.len() >= entry.manifest.queue.capacity;
-        let pushed = match chain {
-            Some(chain) if waits => self.push_in_chain(entry, delivery, key.as_deref(), chain).await?,
-            _ => entry.queue.push(delivery, key.as_deref()).await.map_err(|_| closed(&entry.name))?,
-        };
-        pending.accepted = !matches!(pushed, Pushed::DroppedNewest(_));
-        let (dropped, reason) = match pushed {
-            Pushed::Accepted => return Ok(true),
-            Pushed::DroppedOldest(delivery) => (delivery, "drop-oldest"),
-            Pushed::DroppedNewest(delivery) => (delivery, "drop-newest"),
-            Pushed::Coalesced(delivery) => (delivery, "coalesce"),
-        };
-        let accepted = pending.accepted;
-        drop(pending);
-        if accepted {
-            // The older one, whose place it took, is no longer pending.
-            self.done(1);
+        // Dropped without success (cancelled, refused), the delivery is no longer pending, and not written down.
+        let mut pending = Pending { shared: self, entry, seq: None, accepted: false };
+        if matches!(entry.ledger.admit(&mut delivery)?, Admitted::Stored) {
+            pending.accepted = true;
+            entry.meter.count(|stats| stats.spilled += 1);
+            return Ok(Placed::Stored);
         }
-        entry.meter.count(|stats| stats.dropped += 1);
-        self.newsroom.publish(&News::Dropped { plugin: entry.name.clone(), event: dropped.event, reason });
-        Ok(accepted)
+        pending.seq = delivery.seq;
+        let (key, lane) = (delivery.event.key.clone(), entry.lane(&delivery.event));
+        let is_block = entry.manifest.queue.when_full == WhenFull::Block;
+        let pushed = match chain {
+            Some(chain) if is_block && lane.queue.is_full() => {
+                self.push_in_chain(entry, lane, delivery, key.as_deref(), chain).await?
+            }
+            _ => lane.queue.push(delivery, key.as_deref()).await.map_err(|_| closed(&entry.name))?,
+        };
+        // From here on it is known where it went.
+        pending.accepted = true;
+        self.pushed(entry, pushed)
+    }
+
+    /// Count what became of a delivery, or of the one that had to go for it. A delivery that is not waiting now is no
+    /// longer pending.
+    pub fn pushed(&self, entry: &Entry, pushed: Pushed<Delivery>) -> Result<Placed, RpcError> {
+        let (dropped, reason, placed) = match pushed {
+            Pushed::Accepted => return Ok(Placed::Waiting),
+            Pushed::Full(delivery) => {
+                return match entry.ledger.spill(&delivery) {
+                    Ok(()) => {
+                        entry.meter.count(|stats| stats.spilled += 1);
+                        Ok(Placed::Stored)
+                    }
+                    Err(error) => {
+                        self.done(1);
+                        Err(error)
+                    }
+                };
+            }
+            Pushed::DroppedOldest(delivery) => (delivery, "drop-oldest", Placed::Waiting),
+            Pushed::DroppedNewest(delivery) => (delivery, "drop-newest", Placed::Dropped),
+            Pushed::Coalesced(delivery) => (delivery, "coalesce", Placed::Waiting),
+        };
+        self.dropped(entry, dropped, reason);
+        Ok(placed)
+    }
+
+    /// A delivery that was pending is dropped.
+    pub fn dropped(&self, entry: &Entry, delivery: Delivery, reason: &'static str) {
+        entry.ledger.acknowledge(delivery.seq.as_slice());
+        entry.meter.count(|stats| stats.drop_one(&delivery.event.topic, reason));
+        self.newsroom.publish(&News::Dropped { plugin: entry.name.clone(), event: delivery.event, reason });
+        self.done(1);
+    }
+
+    /// The host ends before it was handled. What is in the store stays there for the next one.
+    pub fn left_behind(&self, entry: &Entry, delivery: Delivery) {
+        match delivery.seq {
+            Some(_) => self.done(1),
+            None => self.dropped(entry, delivery, "shutdown"),
+        }
+    }
+
+    /// Others put so many events into the store for this plugin, or took them out.
+    pub fn found(&self, entry: &Entry, new: i64) {
+        let count = usize::try_from(new.unsigned_abs()).unwrap_or(usize::MAX);
+        if new > 0 {
+            self.pending.fetch_add(count, Ordering::AcqRel);
+            entry.meter.count(|stats| stats.resumed += new.unsigned_abs());
+        } else if new < 0 {
+            self.done(count);
+        }
     }
 
     /// A plugin that emits waits like one that calls, so it may wait for itself.
     async fn push_in_chain(
         &self,
         entry: &Entry,
+        lane: &Lane,
         delivery: Delivery,
         key: Option<&str>,
         chain: &Chain,
     ) -> Result<Pushed<Delivery>, RpcError> {
+        let seat = lane.instance.seat();
         {
             let mut graph = self.graph.lock().unwrap_or_else(PoisonError::into_inner);
-            if let Some(circle) = graph.would_wait_for_itself(chain.id, &entry.name) {
+            if let Some(circle) = graph.would_wait_for_itself(chain.id, seat) {
                 let message = format!(
                     "the queue of plugin `{}` is full, and it cannot be emptied before this event is accepted: chains \
                      {circle:?} wait for each other",
@@ -187,10 +198,10 @@ impl Shared {
                 );
                 return Err(RpcError::new(ErrorKind::Deadlock, message));
             }
-            graph.wait(chain.id, &entry.name);
+            graph.wait(chain.id, seat);
         }
-        let _waiting = Waiting { shared: self, chain: chain.id, plugin: &entry.name };
-        match timeout_at(chain.deadline.into(), entry.queue.push(delivery, key)).await {
+        let _waiting = Waiting { shared: self, chain: chain.id, seat };
+        match timeout_at(chain.deadline.into(), lane.queue.push(delivery, key)).await {
             Ok(pushed) => pushed.map_err(|_| closed(&entry.name)),
             Err(_) => {
                 let message = format!("the queue of plugin `{}` stayed full until the deadline", entry.name);
@@ -202,11 +213,13 @@ impl Shared {
     /// The event as its filters leave it; `None` when one dropped it.
     pub async fn filter(&self, mut event: Event, chain: Option<&Chain>) -> Result<Option<Event>, RpcError> {
         let entries = self.entries();
-        let mut filters: Vec<(&Arc<Entry>, &Subscriber)> = entries
-            .iter()
-            .flat_map(|entry| entry.handlers.iter().map(move |handler| (entry, handler)))
-            .filter(|(_, handler)| handler.kind == HandlerKind::Filter && handler.topic.matches(&event.topic))
-            .collect();
+        let mut filters: Vec<(&Arc<Entry>, Arc<Subscriber>)> = Vec::new();
+        for entry in entries.iter() {
+            let face = entry.face();
+            let wanted = face.subscribers.iter().filter(|subscriber| subscriber.kind == HandlerKind::Filter);
+            let wanted = wanted.filter(|subscriber| subscriber.topic.matches(&event.topic));
+            filters.extend(wanted.map(|subscriber| (entry, subscriber.clone())));
+        }
         // Stable: equal priorities keep the order in which the plugins were named.
         filters.sort_by_key(|(_, handler)| handler.priority);
         for (entry, handler) in filters {
@@ -217,7 +230,7 @@ impl Shared {
             };
             let deliver = deliver(handler.id, &event, 1, &chain);
             let began = Instant::now();
-            let result = entry.plugin.request("filter", &deliver, &chain, deadline).await?;
+            let result = entry.idlest().request("filter", &deliver, &chain, deadline).await?;
             entry.meter.took(began.elapsed());
             if result.get() == "null" {
                 entry.meter.count(|stats| stats.filtered_out += 1);
@@ -255,17 +268,20 @@ impl Shared {
         let entries = self.entries();
         if let Some((plugin, function)) = name.split_once('.')
             && let Some(entry) = entries.iter().find(|entry| &*entry.name == plugin)
-            && entry.exports().any(|export| export == function)
+            && entry.face().exports().any(|export| export == function)
         {
             return Ok((entry.clone(), function.to_owned()));
         }
         let all: Vec<String> = entries
             .iter()
-            .flat_map(|entry| entry.exports().map(|export| format!("{}.{export}", entry.name)))
+            .flat_map(|entry| {
+                let face = entry.face();
+                face.exports().map(|export| format!("{}.{export}", entry.name)).collect::<Vec<_>>()
+            })
             .chain(self.functions.names().map(str::to_owned))
             .collect();
         let plugin = name.split_once('.').and_then(|(plugin, _)| entries.iter().find(|entry| *entry.name == *plugin));
-        let exports = plugin.map(|entry| entry.exports().collect::<Vec<_>>().join("`, `"));
+        let exports = plugin.map(|entry| entry.face().exports().collect::<Vec<_>>().join("`, `"));
         let hint = match (did_you_mean(name, all.iter().map(String::as_str)), plugin, exports.as_deref()) {
             (Some(hint), _, _) => format!("; {hint}"),
             (None, Some(entry), Some("")) => format!("; plugin `{}` exports nothing", entry.name),
@@ -318,26 +334,42 @@ impl Entry {
     ) -> Result<Box<RawValue>, RpcError> {
         self.meter.count(|stats| stats.called += 1);
         let began = Instant::now();
-        let result = self.plugin.call(function, args, chain, deadline).await;
+        let call = rpc::Call { name: function, chain: &chain.path, args };
+        let result = self.idlest().request("call", &call, chain, deadline).await;
         self.meter.took(began.elapsed());
         result
     }
 
-    fn exports(&self) -> impl Iterator<Item = &str> {
-        let exports = self.plugin.handlers().iter().filter(|handler| handler.kind == HandlerKind::Export);
-        exports.map(|handler| handler.name.as_str())
+    /// The instance that has least to do.
+    fn idlest(&self) -> &Instance {
+        let idlest = self.lanes.iter().min_by_key(|lane| lane.instance.requests());
+        &idlest.unwrap_or(&self.lanes[0]).instance
     }
+}
+
+/// Where a delivery went.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Placed {
+    /// Into its lane.
+    Waiting,
+    /// Into the store.
+    Stored,
+    /// Nowhere.
+    Dropped,
 }
 
 /// A delivery that is pending until it is known not to be.
 struct Pending<'a> {
     shared: &'a Shared,
+    entry: &'a Entry,
+    seq: Option<i64>,
     accepted: bool,
 }
 
 impl Drop for Pending<'_> {
     fn drop(&mut self) {
         if !self.accepted {
+            self.entry.ledger.acknowledge(self.seq.as_slice());
             self.shared.done(1);
         }
     }
@@ -347,13 +379,13 @@ impl Drop for Pending<'_> {
 struct Waiting<'a> {
     shared: &'a Shared,
     chain: u64,
-    plugin: &'a str,
+    seat: &'a str,
 }
 
 impl Drop for Waiting<'_> {
     fn drop(&mut self) {
         let mut graph = self.shared.graph.lock().unwrap_or_else(PoisonError::into_inner);
-        graph.stop_waiting(self.chain, self.plugin);
+        graph.stop_waiting(self.chain, self.seat);
     }
 }
 
@@ -502,5 +534,6 @@ pub(super) fn typed<T: serde::de::DeserializeOwned>(name: &str, result: &RawValu
 
 /// How long a handler's retry waits, the first being 1.
 pub(super) fn backoff(attempt: u32) -> Duration {
-    Duration::from_millis(100) * 2u32.pow(attempt.saturating_sub(1).min(6))
+    // Handlers that failed of one cause must not all come back at one moment.
+    (Duration::from_millis(100) * 2u32.pow(attempt.saturating_sub(1).min(6))).mul_f64(0.8 + 0.4 * fastrand::f64())
 }

@@ -1,7 +1,7 @@
 //! What each plugin did, in numbers.
 
 use std::{
-    sync::{Mutex, MutexGuard, PoisonError},
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
     time::Duration,
 };
 
@@ -10,18 +10,28 @@ use serde::Serialize;
 
 /// Longest handler time that is told apart: one hour.
 const LONGEST_MICROS: u64 = 3_600_000_000;
+/// Most topics and reasons of drops that are told apart; the rest are counted together as topic `*`.
+const MOST_DROPS: usize = 100;
 
 /// What a plugin did so far.
 #[derive(Debug, Clone, Default, Serialize)]
 pub struct PluginStats {
     /// Events whose handler returned; one for each handler.
     pub handled: u64,
-    /// Events given up.
+    /// Events given up: dead letters.
     pub failed: u64,
     /// Deliveries tried again.
     pub retried: u64,
     /// Events that its full queue dropped.
     pub dropped: u64,
+    /// The same by topic and reason.
+    pub drops: Vec<Drops>,
+    /// Events that found no place in memory and went to the store.
+    pub spilled: u64,
+    /// Events that an earlier process left in the store, or that were dead letters before.
+    pub resumed: u64,
+    /// How often its kernel was started again.
+    pub restarts: u64,
     /// Events that its filters passed on.
     pub filtered: u64,
     /// Events that its filters dropped.
@@ -38,6 +48,37 @@ pub struct PluginStats {
     pub p50_ms: f64,
     /// Time that 99 of 100 of its handlers, filters and exports stayed below, in milliseconds.
     pub p99_ms: f64,
+}
+
+/// Events of one topic that were dropped for one reason.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct Drops {
+    /// The topic.
+    pub topic: Arc<str>,
+    /// `drop-oldest`, `drop-newest`, `coalesce`, or `shutdown`.
+    pub reason: &'static str,
+    /// How many.
+    pub count: u64,
+}
+
+impl PluginStats {
+    /// Count a dropped event.
+    pub(super) fn drop_one(&mut self, topic: &Arc<str>, reason: &'static str) {
+        self.dropped += 1;
+        match self.drops.iter().position(|drops| drops.reason == reason && drops.topic == *topic) {
+            Some(index) => self.drops[index].count += 1,
+            None if self.drops.len() < MOST_DROPS => {
+                self.drops.push(Drops { topic: topic.clone(), reason, count: 1 });
+            }
+            // Topics are few, but nobody promised it.
+            None => {
+                if let Some(rest) = self.drops.last_mut() {
+                    rest.topic = "*".into();
+                    rest.count += 1;
+                }
+            }
+        }
+    }
 }
 
 /// Collects [`PluginStats`].

@@ -1,4 +1,4 @@
-//! The task that hands a plugin its events, one after the other.
+//! The task that hands one of a plugin's kernels its events, one after the other.
 
 use std::{
     collections::VecDeque,
@@ -13,7 +13,9 @@ use crate::{
     chain::Chain,
     host::{
         News,
-        shared::{Delivery, Entry, Shared, backoff, deliver},
+        instance::Loaded,
+        lane::{Delivery, Entry, Lane},
+        shared::{Shared, backoff, deliver},
     },
     rpc::{self, DeliverBatch, DeliverSeries, ErrorKind, EventBody, Outcomes, RpcError},
 };
@@ -27,15 +29,18 @@ const SERIES: Duration = Duration::from_millis(5);
 /// Most data in one series.
 const SERIES_BYTES: usize = 256 * 1024;
 
-/// Delivers to one plugin until its queue is closed and empty.
+/// Delivers to one kernel until its queue is closed and empty. Dropped before, it counts what it had taken as dropped.
 pub(super) struct Worker {
     shared: Arc<Shared>,
     entry: Arc<Entry>,
+    lane: usize,
     /// Taken from the queue and not yet done, oldest first.
     taken: VecDeque<Delivery>,
+    /// With the plugin now.
+    load: Vec<Delivery>,
     /// How many events the next series may have.
     window: usize,
-    /// How many events go alone, because nobody knows which of them a failed series failed at.
+    /// How many events go alone, because nobody knows at which of them several together failed.
     alone: usize,
 }
 
@@ -46,76 +51,108 @@ struct Outcome {
 }
 
 impl Worker {
-    pub fn new(shared: Arc<Shared>, entry: Arc<Entry>) -> Self {
-        Self { shared, entry, taken: VecDeque::new(), window: 1, alone: 0 }
+    pub fn new(shared: Arc<Shared>, entry: Arc<Entry>, lane: usize) -> Self {
+        Self { shared, entry, lane, taken: VecDeque::new(), load: Vec::new(), window: 1, alone: 0 }
     }
 
     pub async fn run(mut self) {
-        let largest = self.entry.handlers.iter().map(|handler| handler.batch).max().unwrap_or(0);
         loop {
             self.shared.newsroom.room().await;
+            // As long as there is nobody to give them to, events stay in the queue, where its policy holds.
+            let ready = self.lane().instance.ready().await;
             if self.taken.is_empty() {
-                self.taken.extend(self.entry.queue.pop_up_to(largest.max(self.window)).await);
+                let largest = ready.map_or(1, |loaded| loaded.largest_batch());
+                let taken = self.lane().queue.pop_up_to(largest.max(self.window)).await;
+                self.taken.extend(taken);
             }
             let Some(first) = self.taken.pop_front() else { return };
-            let load = self.fill(first);
-            let outcomes = self.attempt(&load).await;
-            self.settle(load, outcomes).await;
+            match self.lane().instance.ready().await {
+                Ok(loaded) => {
+                    self.fill(first, &loaded);
+                    if !self.load.is_empty() {
+                        let outcomes = self.attempt(&loaded).await;
+                        self.settle(outcomes).await;
+                    }
+                }
+                Err(error) => self.failed(first, error),
+            }
         }
     }
 
-    /// What goes to the plugin together with this delivery.
-    fn fill(&mut self, first: Delivery) -> Vec<Delivery> {
-        let is_batch = first.batch > 0;
-        let limit = if is_batch { first.batch } else { self.window };
+    fn lane(&self) -> &Lane {
+        &self.entry.lanes[self.lane]
+    }
+
+    /// Choose what goes to the plugin together with this delivery.
+    fn fill(&mut self, mut first: Delivery, loaded: &Loaded) {
+        match loaded.face.now(&first.subscriber) {
+            Some(subscriber) => first.subscriber = subscriber,
+            None => {
+                let message = format!("the plugin has no handler for `{}` any more", first.subscriber.topic.as_str());
+                return self.failed(first, RpcError::new(ErrorKind::NotFound, message).in_plugin(&self.entry.name));
+            }
+        }
+        let batch = first.subscriber.batch;
+        let limit = match (self.alone, batch) {
+            (0, 0) => self.window,
+            (0, batch) => batch,
+            _ => 1,
+        };
         let mut bytes = first.event.data.get().len();
-        let mut load = vec![first];
-        while load.len() < limit
-            && let Some(next) = self.taken.front()
+        self.load.push(first);
+        while self.load.len() < limit
+            && let Some(next) = self.taken.front_mut()
+            && let Some(subscriber) = loaded.face.now(&next.subscriber)
         {
+            next.subscriber = subscriber;
             bytes += next.event.data.get().len();
             // What failed before is not mixed with what did not.
-            let fits = next.tries() == load[0].tries()
-                && if is_batch {
-                    next.handler == load[0].handler
+            let fits = next.tries() == self.load[0].tries()
+                && if batch > 0 {
+                    next.subscriber.id == self.load[0].subscriber.id
                 } else {
-                    next.batch == 0 && next.tries() == 0 && bytes <= SERIES_BYTES
+                    next.subscriber.batch == 0 && next.tries() == 0 && bytes <= SERIES_BYTES
                 };
             if !fits {
                 break;
             }
-            load.extend(self.taken.pop_front());
+            self.load.extend(self.taken.pop_front());
         }
-        load
     }
 
     /// Count what is done, and put back what has to be tried again or was not begun.
-    async fn settle(&mut self, load: Vec<Delivery>, outcomes: Vec<Outcome>) {
+    async fn settle(&mut self, outcomes: Vec<Outcome>) {
         let mut again = Vec::new();
+        let mut done = Vec::new();
         let mut pause = None;
         let mut outcomes = outcomes.into_iter();
-        for mut delivery in load {
+        for mut delivery in std::mem::take(&mut self.load) {
             match outcomes.next() {
                 None => again.push(delivery),
-                Some(Outcome { result: Ok(result), elapsed }) => self.handled(delivery, result, elapsed),
+                Some(Outcome { result: Ok(result), elapsed }) => {
+                    done.extend(delivery.seq);
+                    self.handled(delivery, result, elapsed);
+                }
                 Some(Outcome { result: Err(error), .. }) => {
-                    // A dead kernel does not come back by itself.
-                    let retry =
-                        delivery.attempt < self.entry.manifest.delivery.attempts && error.kind != ErrorKind::Gone;
-                    if error.is_caused_by(ErrorKind::Deadlock) && delivery.deadlocks < DEADLOCKS {
+                    if error.not_begun {
+                        // The kernel will be there again, or be in quarantine.
+                    } else if error.is_caused_by(ErrorKind::Deadlock) && delivery.deadlocks < DEADLOCKS {
                         delivery.deadlocks += 1;
-                    } else if retry {
+                        pause = pause.max(Some(backoff(delivery.tries())));
+                    } else if delivery.attempt < self.entry.manifest.delivery.attempts {
                         delivery.attempt += 1;
+                        self.entry.ledger.tried(&delivery);
+                        pause = pause.max(Some(backoff(delivery.tries())));
                     } else {
                         self.failed(delivery, error);
                         continue;
                     }
-                    pause = pause.max(Some(backoff(delivery.tries())));
                     self.entry.meter.count(|stats| stats.retried += 1);
                     again.push(delivery);
                 }
             }
         }
+        self.entry.ledger.acknowledge(&done);
         while let Some(delivery) = again.pop() {
             self.taken.push_front(delivery);
         }
@@ -124,77 +161,89 @@ impl Worker {
         }
     }
 
-    async fn attempt(&mut self, load: &[Delivery]) -> Vec<Outcome> {
+    async fn attempt(&mut self, loaded: &Loaded) -> Vec<Outcome> {
         let began = Instant::now();
         let deadline = began + self.entry.manifest.limits.timeout;
-        let [first, .., last] = load else {
-            let [first] = load else { return Vec::new() };
-            return self.attempt_alone(first, began, deadline).await;
+        let (first, last) = (&self.load[0], &self.load[self.load.len() - 1]);
+        let is_alone = self.load.len() == 1;
+        let name = if is_alone {
+            format!("event {}", first.event.id)
+        } else {
+            format!("events {} to {}", first.event.id, last.event.id)
         };
-        let name = format!("events {} to {}", first.event.id, last.event.id);
-        if first.batch > 0 {
-            return self.attempt_batch(load, &Chain::root(name, deadline), began).await;
-        }
-        self.attempt_series(load, &Chain::root(name, deadline + SERIES)).await
-    }
-
-    async fn attempt_alone(&mut self, delivery: &Delivery, began: Instant, deadline: Instant) -> Vec<Outcome> {
-        let chain = Chain::root(format!("event {}", delivery.event.id), deadline);
-        if delivery.batch > 0 {
-            return self.attempt_batch(std::slice::from_ref(delivery), &chain, began).await;
-        }
-        let params = deliver(delivery.handler, &delivery.event, delivery.attempt, &chain);
-        let result = self.entry.plugin.request("event", &params, &chain, deadline).await;
-        let elapsed = began.elapsed();
-        self.entry.meter.took(elapsed);
+        let outcomes = match first.subscriber.batch {
+            0 if is_alone => self.attempt_alone(loaded, &Chain::root(name, deadline), began).await,
+            0 => self.attempt_series(loaded, &Chain::root(name, deadline + SERIES)).await,
+            _ => self.attempt_batch(loaded, &Chain::root(name, deadline), began).await,
+        };
         self.alone = self.alone.saturating_sub(1);
-        self.widen(1, elapsed);
-        vec![Outcome { result, elapsed }]
+        match outcomes {
+            Ok(outcomes) => outcomes,
+            Err(error) if is_alone => vec![Outcome { result: Err(error), elapsed: began.elapsed() }],
+            Err(error) => {
+                // Nobody is blamed yet: each goes alone next, and whose fault it was fails again.
+                tracing::debug!(plugin = &*self.entry.name, %error, count = self.load.len(), "nothing is known of these");
+                (self.alone, self.window) = (self.load.len(), 1);
+                Vec::new()
+            }
+        }
     }
 
-    async fn attempt_batch(&self, load: &[Delivery], chain: &Chain, began: Instant) -> Vec<Outcome> {
-        let events = load.iter().map(|delivery| body(delivery, None)).collect();
-        let params = DeliverBatch { handler: load[0].handler, chain: &chain.path, events };
-        let result = self.entry.plugin.request("events", &params, chain, chain.deadline).await;
+    async fn attempt_alone(
+        &mut self,
+        loaded: &Loaded,
+        chain: &Chain,
+        began: Instant,
+    ) -> Result<Vec<Outcome>, RpcError> {
+        let delivery = &self.load[0];
+        let params = deliver(delivery.subscriber.id, &delivery.event, delivery.attempt, chain);
+        let result = self.lane().instance.ask(loaded, "event", &params, chain, chain.deadline).await;
         let elapsed = began.elapsed();
         self.entry.meter.took(elapsed);
-        let all = |error: RpcError| {
-            std::iter::repeat_with(|| Outcome { result: Err(error.clone()), elapsed }).take(load.len()).collect()
-        };
+        self.widen(1, elapsed, loaded);
+        Ok(vec![Outcome { result, elapsed }])
+    }
+
+    async fn attempt_batch(&self, loaded: &Loaded, chain: &Chain, began: Instant) -> Result<Vec<Outcome>, RpcError> {
+        let (load, lane) = (&self.load, self.lane());
+        let events = load.iter().map(|delivery| body(delivery, None)).collect();
+        let params = DeliverBatch { handler: load[0].subscriber.id, chain: &chain.path, events };
+        let result = lane.instance.ask(loaded, "events", &params, chain, chain.deadline).await;
+        let elapsed = began.elapsed();
+        self.entry.meter.took(elapsed);
         match result.and_then(|result| self.outcomes(&result, elapsed)) {
-            Ok(outcomes) if outcomes.len() == load.len() => outcomes,
+            Ok(outcomes) if outcomes.len() == load.len() => Ok(outcomes),
             Ok(outcomes) => {
                 let message = format!("the shim gave {} outcomes for {} events", outcomes.len(), load.len());
-                all(RpcError::new(ErrorKind::Invalid, message).in_plugin(&self.entry.name))
+                Err(RpcError::new(ErrorKind::Invalid, message).in_plugin(&self.entry.name))
             }
-            Err(error) => all(error),
+            // The handler raised on the batch as a whole.
+            Err(error) if error.kind == ErrorKind::Raised => {
+                let all = load.iter().map(|_| Outcome { result: Err(error.clone()), elapsed });
+                Ok(all.collect())
+            }
+            Err(error) => Err(error),
         }
     }
 
     /// Several events for handlers of one event each. The plugin stops at the first that fails, so that the order is
     /// kept when that is tried again, and when time is up.
-    async fn attempt_series(&mut self, load: &[Delivery], chain: &Chain) -> Vec<Outcome> {
-        let events = load.iter().map(|delivery| body(delivery, Some(delivery.handler))).collect();
+    async fn attempt_series(&mut self, loaded: &Loaded, chain: &Chain) -> Result<Vec<Outcome>, RpcError> {
+        let events = self.load.iter().map(|delivery| body(delivery, Some(delivery.subscriber.id))).collect();
         let within_ms = u64::try_from(SERIES.as_millis()).unwrap_or_default();
         let params = DeliverSeries { within_ms, chain: &chain.path, events };
         let began = Instant::now();
-        let result = self.entry.plugin.request("series", &params, chain, chain.deadline).await;
+        let result = self.lane().instance.ask(loaded, rpc::SERIES, &params, chain, chain.deadline).await;
         let elapsed = began.elapsed();
-        let mut outcomes = match result.and_then(|result| self.outcomes(&result, elapsed)) {
-            Ok(outcomes) if (1..=load.len()).contains(&outcomes.len()) => outcomes,
-            outcomes => {
-                // Nobody is blamed yet: each goes alone next, and whose fault it was fails again.
-                let count = outcomes.as_ref().map_or(0, Vec::len);
-                let error = outcomes.err().map(|error| error.to_string());
-                tracing::debug!(plugin = &*self.entry.name, count, error, "series without outcomes");
-                (self.alone, self.window) = (load.len(), 1);
-                return Vec::new();
-            }
-        };
+        let mut outcomes = self.outcomes(&*result?, elapsed)?;
+        if outcomes.is_empty() || outcomes.len() > self.load.len() {
+            let message = format!("the shim gave {} outcomes for {} events", outcomes.len(), self.load.len());
+            return Err(RpcError::new(ErrorKind::Invalid, message).in_plugin(&self.entry.name));
+        }
         for outcome in &outcomes {
             self.entry.meter.took(outcome.elapsed);
         }
-        self.widen(outcomes.len(), elapsed);
+        self.widen(outcomes.len(), elapsed, loaded);
         if let Some(Outcome { result: Err(error), .. }) = outcomes.last_mut()
             && Instant::now() >= chain.deadline
         {
@@ -202,12 +251,12 @@ impl Worker {
             let message = format!("deadline of {} passed", chain.path.join(" > "));
             *error = RpcError::new(ErrorKind::Timeout, message).in_plugin(&self.entry.name);
         }
-        outcomes
+        Ok(outcomes)
     }
 
     /// Latency first: a plugin gets more at once only while it is quick.
-    fn widen(&mut self, done: usize, elapsed: Duration) {
-        self.window = if self.alone > 0 || !self.entry.plugin.takes_series() {
+    fn widen(&mut self, done: usize, elapsed: Duration, loaded: &Loaded) {
+        self.window = if !loaded.plugin.takes_series() {
             1
         } else if elapsed < SERIES {
             (done * 2).max(self.window).min(LONGEST_SERIES)
@@ -248,10 +297,19 @@ impl Worker {
     fn failed(&self, delivery: Delivery, error: RpcError) {
         self.entry.meter.count(|stats| stats.failed += 1);
         let attempts = delivery.attempt;
+        self.entry.ledger.bury(&delivery, &error);
         tracing::warn!(plugin = &*self.entry.name, event = &*delivery.event.id, %error, attempts, "event given up");
         let plugin = self.entry.name.clone();
         self.shared.newsroom.publish(&News::Failed { plugin, event: delivery.event, error, attempts });
         self.shared.done(1);
+    }
+}
+
+impl Drop for Worker {
+    fn drop(&mut self) {
+        for delivery in self.load.drain(..).chain(self.taken.drain(..)) {
+            self.shared.left_behind(&self.entry, delivery);
+        }
     }
 }
 

@@ -38,10 +38,15 @@
 //! when-full = "block"            # block | drop-oldest | drop-newest | coalesce | spill
 //!
 //! [delivery]
-//! attempts = 1
+//! attempts = 3                   # then it is a dead letter
 //! batch = 1
-//! instances = 1
-//! order-by = "properties.net"    # default: none
+//! instances = 1                  # kernels that share the work
+//! order-by = "properties.net"    # events with the same value there stay in order; default: the event's key
+//! journal = false                # accepted events survive the host
+//!
+//! [restart]
+//! deaths = 5                     # so many deaths of the kernel ...
+//! within = "1m"                  # ... in this time put the plugin into quarantine
 //!
 //! [config]                       # free form, given to the plugin as `bridge.config`
 //! ```
@@ -101,6 +106,8 @@ pub struct Manifest {
     pub queue: QueueSettings,
     /// `[delivery]`
     pub delivery: Delivery,
+    /// `[restart]`
+    pub restart: Restart,
     /// `[config]`, with TOML's dates as strings.
     pub config: serde_json::Map<String, serde_json::Value>,
     /// Line of each field that was written, so that later complaints can name it.
@@ -224,8 +231,19 @@ pub struct Delivery {
     pub batch: usize,
     /// Kernels that share the work.
     pub instances: u32,
-    /// Path of the field whose events stay in order between instances.
+    /// Path of the field whose events stay in order between instances; without it the event's key.
     pub order_by: Option<String>,
+    /// Accepted events are in the store until they are done.
+    pub journal: bool,
+}
+
+/// `[restart]`
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Restart {
+    /// This many deaths of the kernel...
+    pub deaths: u32,
+    /// ... within this time put the plugin into quarantine.
+    pub within: Duration,
 }
 
 impl Manifest {
@@ -303,17 +321,6 @@ impl Manifest {
         };
         if self.isolation == Isolation::Shared {
             add("plugin.isolation", "`isolation = \"shared\"` in [plugin]".to_owned(), "use `isolation = \"own\"`");
-        }
-        if self.queue.when_full == WhenFull::Spill {
-            add("queue.when-full", "`when-full = \"spill\"` in [queue]".to_owned(), "use `when-full = \"block\"`");
-        }
-        if self.delivery.instances > 1 {
-            let what = format!("`instances = {}` in [delivery]", self.delivery.instances);
-            add("delivery.instances", what, "use `instances = 1`");
-        }
-        if self.delivery.order_by.is_some() {
-            let hint = "leave it out: with one instance all events stay in order";
-            add("delivery.order-by", "`order-by` in [delivery]".to_owned(), hint);
         }
         problems
     }

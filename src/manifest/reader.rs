@@ -135,6 +135,14 @@ impl<'r, 't> Section<'r, 't> {
         number
     }
 
+    pub(super) fn boolean(&mut self, key: &'static str) -> Option<bool> {
+        let value = self.value(key)?;
+        match value.get_ref() {
+            DeValue::Boolean(boolean) => Some(*boolean),
+            other => self.wrong_type(key, "true or false", other, value.span(), &format!("{key} = true")),
+        }
+    }
+
     /// A list of strings, through a parser whose error says what is wrong.
     pub(super) fn list<T, E: Display>(
         &mut self,

@@ -11,7 +11,7 @@ use toml::de::{DeTable, DeValue};
 use crate::{
     manifest::{
         BRIDGE_VERSION, CarrierChoice, Delivery, Exports, Isolation, Limits, Manifest, ManifestError, Permissions,
-        QueueSettings, Runtime, Template, WhenFull, config,
+        QueueSettings, Restart, Runtime, Template, WhenFull, config,
         reader::{Report, Section, quoted, type_of},
         template,
         units::{format_size, parse_duration, parse_size},
@@ -21,13 +21,14 @@ use crate::{
 };
 
 /// Every section and its keys, for "it belongs in [limits]"; `config` is free form.
-const SECTIONS: [(&str, &[&str]); 8] = [
+const SECTIONS: [(&str, &[&str]); 9] = [
     ("plugin", &["name", "version", "language", "kernel", "entry", "bridge", "isolation", "carrier", "turn", "env"]),
     ("permissions", &["call", "emit"]),
     ("exports", &["allow"]),
     ("limits", &["timeout", "startup", "memory", "cpu", "open-files", "output", "result", "depth"]),
     ("queue", &["capacity", "when-full"]),
-    ("delivery", &["attempts", "batch", "instances", "order-by"]),
+    ("delivery", &["attempts", "batch", "instances", "order-by", "journal"]),
+    ("restart", &["deaths", "within"]),
     ("config", &[]),
     ("template", &["event", "topic", "exports"]),
 ];
@@ -88,6 +89,7 @@ pub(super) fn read(text: &str, path: &Path) -> Result<Manifest, ManifestError> {
     let limits = read_limits(document, &mut report);
     let queue = read_queue(document, &mut report);
     let delivery = read_delivery(document, &mut report);
+    let restart = read_restart(document, &mut report);
     let config = config::read(document, &mut report);
     let template = read_template(document, plugin.turn, &mut report);
     let runtime = match (plugin.language, plugin.kernel) {
@@ -114,6 +116,7 @@ pub(super) fn read(text: &str, path: &Path) -> Result<Manifest, ManifestError> {
         limits,
         queue,
         delivery,
+        restart,
         config,
         lines: report.lines,
     })
@@ -284,13 +287,23 @@ fn read_delivery<'t>(document: &DeTable<'t>, report: &mut Report<'t>) -> Deliver
     let batch = section.integer("batch", 1, 100_000);
     let instances = section.integer("instances", 1, 1000);
     let order_by = section.parsed("order-by", "\"properties.net\"", not_empty);
+    let journal = section.boolean("journal");
     section.finish(home_of);
     Delivery {
-        attempts: attempts.unwrap_or(1),
+        attempts: attempts.unwrap_or(3),
         batch: batch.unwrap_or(1) as usize,
         instances: instances.unwrap_or(1),
         order_by,
+        journal: journal.unwrap_or(false),
     }
+}
+
+fn read_restart<'t>(document: &DeTable<'t>, report: &mut Report<'t>) -> Restart {
+    let mut section = Section::open(document, "restart", report);
+    let deaths = section.integer("deaths", 1, 1_000_000);
+    let within = section.parsed("within", "\"1m\"", some_time);
+    section.finish(home_of);
+    Restart { deaths: deaths.unwrap_or(5), within: within.unwrap_or(Duration::from_secs(60)) }
 }
 
 fn read_template<'t>(document: &DeTable<'t>, turn: Turn, report: &mut Report<'t>) -> Template {

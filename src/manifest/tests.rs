@@ -37,10 +37,15 @@ capacity = 7
 when-full = "coalesce"
 
 [delivery]
-attempts = 3
+attempts = 4
 batch = 20
 instances = 2
 order-by = "properties.net"
+journal = true
+
+[restart]
+deaths = 2
+within = "10s"
 
 [config]
 window-days = 7
@@ -92,7 +97,8 @@ fn the_shortest_manifest_has_defaults() {
     };
     assert_eq!(manifest.limits, limits);
     assert_eq!(manifest.queue, QueueSettings { capacity: 1024, when_full: WhenFull::Block });
-    assert_eq!(manifest.delivery, Delivery { attempts: 1, batch: 1, instances: 1, order_by: None });
+    assert_eq!(manifest.delivery, Delivery { attempts: 3, batch: 1, instances: 1, order_by: None, journal: false });
+    assert_eq!(manifest.restart, Restart { deaths: 5, within: Duration::from_secs(60) });
     assert!(manifest.config.is_empty() && manifest.template().is_none());
     assert!(manifest.unsupported().is_empty());
     manifest.check_supported().expect("supported");
@@ -122,7 +128,8 @@ fn everything_written_is_read() {
     assert_eq!(manifest.limits, limits);
     assert_eq!(manifest.queue, QueueSettings { capacity: 7, when_full: WhenFull::Coalesce });
     let order_by = Some("properties.net".to_owned());
-    assert_eq!(manifest.delivery, Delivery { attempts: 3, batch: 20, instances: 2, order_by });
+    assert_eq!(manifest.delivery, Delivery { attempts: 4, batch: 20, instances: 2, order_by, journal: true });
+    assert_eq!(manifest.restart, Restart { deaths: 2, within: Duration::from_secs(10) });
     let config = serde_json::json!({
         "window-days": 7,
         "nested": {"list": [1, 2.5, true, "x"], "when": "2026-02-01T12:00:00Z"},
@@ -222,7 +229,7 @@ fn unknown_keys_get_the_nearest_valid_one() {
     check_after(
         "[banana]",
         &["plugin.toml:5: unknown section [banana]; there are `plugin`, `permissions`, `exports`, `limits`, `queue`, \
-           `delivery`, `config`, `template`"],
+           `delivery`, `restart`, `config`, `template`"],
     );
     check(
         &format!("timeout = \"5s\"\nbanana = 1\n{MINIMAL}"),
@@ -417,17 +424,11 @@ fn problems_name_their_field() {
 
 #[test]
 fn what_this_release_cannot_do_is_parsed_and_listed() {
-    let text = FULL.replace("\"own\"", "\"shared\"").replace("coalesce", "spill");
+    let text = FULL.replace("\"own\"", "\"shared\"");
     let manifest = parse(&text);
     assert_eq!(
         manifest.check_supported().expect_err("refused").to_string().lines().collect::<Vec<_>>(),
-        [
-            "plugin.toml:8: `isolation = \"shared\"` in [plugin] is not supported yet; use `isolation = \"own\"`",
-            "plugin.toml:31: `when-full = \"spill\"` in [queue] is not supported yet; use `when-full = \"block\"`",
-            "plugin.toml:36: `instances = 2` in [delivery] is not supported yet; use `instances = 1`",
-            "plugin.toml:37: `order-by` in [delivery] is not supported yet; \
-             leave it out: with one instance all events stay in order",
-        ]
+        ["plugin.toml:8: `isolation = \"shared\"` in [plugin] is not supported yet; use `isolation = \"own\"`",]
     );
 }
 

@@ -9,7 +9,10 @@ use std::{
 
 use serde::de::DeserializeOwned;
 use serde_json::{Map, Value, value::RawValue};
-use tokio::{sync::mpsc, task::JoinHandle};
+use tokio::{
+    sync::{mpsc, watch},
+    task::JoinHandle,
+};
 
 use crate::{
     chain::Chain,
@@ -65,6 +68,8 @@ pub struct PluginSource {
     pub env: Vec<String>,
     /// `[limits]`.
     pub limits: manifest::Limits,
+    /// Which of several instances it is.
+    pub instance: Option<u32>,
     /// A carrier that must be used; `None`: the first that works.
     pub carrier: Option<Carrier>,
     /// For a plugin at the basic level: code to execute for events and calls.
@@ -150,10 +155,17 @@ impl Plugin {
         };
         let (inbox, mail) = mpsc::channel(INBOX);
         let prober = client.prober();
+        let seat: Arc<str> = match source.instance {
+            Some(number) => format!("{name}/{number}").into(),
+            None => name.clone(),
+        };
+        let (death, dead) = watch::channel(None);
         let mut plugin = Self {
             name: name.clone(),
             handlers: Vec::new(),
             takes_series: false,
+            seat: seat.clone(),
+            death: dead,
             about,
             prober,
             inbox,
@@ -179,6 +191,7 @@ impl Plugin {
                     template: template.clone(),
                     limit_bytes: source.limits.result_bytes,
                     inbox: mail,
+                    death,
                 };
                 plugin.keep(tokio::spawn(actor.run()));
             }
@@ -189,6 +202,8 @@ impl Plugin {
                 let (carrier, is_async, state) = (Carrier::Pipe, false, State::default());
                 let actor = Actor {
                     name,
+                    seat,
+                    death,
                     client,
                     language: language.clone(),
                     carrier,
@@ -235,6 +250,9 @@ impl Plugin {
                 Ok(result) if result.bridge == rpc::VERSION => {
                     self.about.interpreter = result.interpreter;
                     self.about.carrier = Some(carrier);
+                    if language.kernel.child_interpreter {
+                        self.tell(Mail::WatchInterpreter).await;
+                    }
                     self.takes_series = result.features.iter().any(|feature| feature == rpc::SERIES);
                     return self.send_source(source, carrier, deadline).await;
                 }

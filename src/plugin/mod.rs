@@ -26,7 +26,7 @@ use std::{
 use serde::Serialize;
 use serde_json::value::RawValue;
 use tokio::{
-    sync::{mpsc, oneshot},
+    sync::{mpsc, oneshot, watch},
     task::JoinHandle,
 };
 
@@ -130,6 +130,8 @@ pub struct Plugin {
     name: Arc<str>,
     handlers: Vec<Handler>,
     takes_series: bool,
+    seat: Arc<str>,
+    death: watch::Receiver<Option<RpcError>>,
     about: About,
     prober: Prober,
     inbox: mpsc::Sender<Mail>,
@@ -137,7 +139,7 @@ pub struct Plugin {
 }
 
 /// What is known of a loaded plugin's interpreter.
-#[derive(Debug, Clone, Serialize)]
+#[derive(Debug, Clone, Default, Serialize)]
 pub struct About {
     /// The language folder's name.
     pub language: String,
@@ -157,8 +159,16 @@ pub struct About {
 #[derive(Debug)]
 enum Mail {
     Job(Job),
-    UseCarrier { carrier: Carrier, is_async: bool },
-    Stop { grace: Duration, done: oneshot::Sender<()> },
+    UseCarrier {
+        carrier: Carrier,
+        is_async: bool,
+    },
+    /// Whatever the kernel has started by now is the interpreter.
+    WatchInterpreter,
+    Stop {
+        grace: Duration,
+        done: oneshot::Sender<()>,
+    },
 }
 
 /// A request to the plugin.
@@ -183,6 +193,16 @@ impl Plugin {
     /// What it registered.
     pub fn handlers(&self) -> &[Handler] {
         &self.handlers
+    }
+
+    /// Its name in the graph of who waits for whom: its own, or with the number of its instance.
+    pub fn seat(&self) -> &str {
+        &self.seat
+    }
+
+    /// Becomes `Some` when its kernel is gone; every request fails from then on.
+    pub fn death(&self) -> watch::Receiver<Option<RpcError>> {
+        self.death.clone()
     }
 
     /// Does its shim know `series`?

@@ -7,7 +7,10 @@ use std::{sync::Arc, time::Duration};
 
 use serde::Deserialize;
 use serde_json::value::{RawValue, to_raw_value};
-use tokio::{sync::mpsc, time::Instant};
+use tokio::{
+    sync::{mpsc, watch},
+    time::Instant,
+};
 
 use crate::{
     client::{ClientError, Executed, KernelClient, Output},
@@ -40,6 +43,7 @@ pub(super) struct TemplateActor {
     pub template: Template,
     pub limit_bytes: u64,
     pub inbox: mpsc::Receiver<Mail>,
+    pub death: watch::Sender<Option<RpcError>>,
 }
 
 #[derive(Deserialize)]
@@ -51,13 +55,22 @@ struct CallParams {
 impl TemplateActor {
     pub async fn run(mut self) {
         let (mut grace, mut stopped) = (Duration::ZERO, None);
-        while let Some(mail) = self.inbox.recv().await {
+        let mut exit = self.client.exit();
+        loop {
+            let mail = tokio::select! {
+                mail = self.inbox.recv() => mail,
+                _ = exit.wait_for(Option::is_some), if self.death.borrow().is_none() => {
+                    self.death.send_replace(Some(gone(&self.client.gone()).in_plugin(&self.name)));
+                    continue;
+                }
+            };
+            let Some(mail) = mail else { break };
             match mail {
                 Mail::Job(job) => {
                     let result = self.serve(&job).await.map_err(|error| error.in_plugin(&self.name));
                     drop(job.reply.send(result));
                 }
-                Mail::UseCarrier { .. } => {}
+                Mail::UseCarrier { .. } | Mail::WatchInterpreter => {}
                 Mail::Stop { grace: asked, done } => {
                     (grace, stopped) = (asked, Some(done));
                     break;

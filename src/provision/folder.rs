@@ -1,4 +1,4 @@
-//! A kernel's private folder: 0700, files 0600 and never through a link, gone with its owner.
+//! A kernel's private folders: 0700, files 0600 and never through a link, gone with their owner.
 
 use std::{
     fs,
@@ -32,7 +32,19 @@ impl Folder {
     ///
     /// [`LaunchError::Folder`] names the folder it should have been in.
     pub fn new(host_id: &str) -> Result<Self, LaunchError> {
-        let base = Self::base();
+        Self::make(Self::base(), host_id)
+    }
+
+    /// A new folder for a kernel's temporary files. Not in the private folder, which may be in memory and small.
+    ///
+    /// # Errors
+    ///
+    /// [`LaunchError::Folder`] names the folder it should have been in.
+    pub fn temporary(host_id: &str) -> Result<Self, LaunchError> {
+        Self::make(std::env::temp_dir(), host_id)
+    }
+
+    fn make(base: PathBuf, host_id: &str) -> Result<Self, LaunchError> {
         let prefix = format!("kernelbridge-{host_id}-");
         let private = fs::Permissions::from_mode(0o700);
         match tempfile::Builder::new().prefix(&prefix).permissions(private).tempdir_in(&base) {

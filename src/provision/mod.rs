@@ -4,10 +4,10 @@
 //!
 //! # Theory of operation
 //!
-//! A kernel gets a private folder (0700) with its connection file (0600), FIFOs and shim, a session of its own, and two
-//! markers in its environment that all its descendants inherit: `KERNELBRIDGE_DIR`, by which [`Process::kill_tree`]
-//! finds what a wrapper kernel started in other sessions, and `KERNELBRIDGE_HOST`, by which a guardian does the same
-//! if this process is killed.
+//! A kernel gets a private folder (0700) with its connection file (0600), FIFOs and shim, a second one for its temporary
+//! files, which a killed R would leave behind, a session of its own, and two markers in its environment that all its
+//! descendants inherit: `KERNELBRIDGE_DIR`, by which [`Process::kill_tree`] finds what a wrapper kernel started in other
+//! sessions, and `KERNELBRIDGE_HOST`, by which a guardian does the same if this process is killed.
 
 mod cgroup;
 mod environment;
@@ -39,7 +39,8 @@ pub struct LaunchSpec {
     pub kernel_name: String,
     /// Program and arguments; `{connection_file}` is replaced wherever it occurs.
     pub argv: Vec<String>,
-    /// Added to the environment, which has of ours only what an interpreter needs.
+    /// Added to the environment, which has of ours only what an interpreter needs. Without `TMPDIR`, the kernel gets a
+    /// folder for temporary files that goes when it does.
     pub env: BTreeMap<String, String>,
     /// Names of our variables that it gets as well.
     pub pass_env: Vec<String>,
@@ -120,6 +121,10 @@ pub async fn launch(spec: &LaunchSpec) -> Result<Launched, LaunchError> {
     }
     folder.make_fifo(Folder::TO_HOST)?;
     folder.make_fifo(Folder::TO_PLUGIN)?;
+    let temporary = match spec.env.contains_key("TMPDIR") {
+        true => None,
+        false => Some(Folder::temporary(guardian.id())?),
+    };
 
     let (ports, reservation) =
         if spec.ipc { None } else { Some(ports::Ports::hold().map_err(LaunchError::Ports)?) }.unzip();
@@ -143,7 +148,7 @@ pub async fn launch(spec: &LaunchSpec) -> Result<Launched, LaunchError> {
     folder.write("connection.json", &json)?;
 
     let argv = spec.argv.iter().map(|arg| arg.replace("{connection_file}", &connection_file.to_string_lossy()));
-    let process = Process::spawn(spec, argv.collect(), folder, guardian, ports)
+    let process = Process::spawn(spec, argv.collect(), folder, temporary, guardian, ports)
         .await
         .map_err(|source| LaunchError::Program { name: spec.kernel_name.clone(), program: program.clone(), source })?;
     Ok(Launched { process, connection, reservation })

@@ -2,7 +2,7 @@
 
 use std::{
     fs, io,
-    os::unix::process::ExitStatusExt,
+    os::{fd::OwnedFd, unix::process::ExitStatusExt},
     path::Path,
     process::{ExitStatus, Stdio},
     sync::{Arc, OnceLock, mpsc},
@@ -16,7 +16,9 @@ use nix::{
     },
     unistd::{Pid, getppid, setsid},
 };
+use rustix::process::PidfdFlags;
 use tokio::{
+    io::{Interest, unix::AsyncFd},
     process::{Child, Command},
     runtime::Handle,
     sync::{oneshot, watch},
@@ -64,13 +66,14 @@ impl std::fmt::Display for Exit {
     }
 }
 
-/// A kernel's process. Dropping it kills the process with all its descendants and removes its folder.
+/// A kernel's process. Dropping it kills the process with all its descendants and removes its folders.
 #[derive(Debug)]
 pub struct Process {
     pid: Pid,
     exit: watch::Receiver<Option<Exit>>,
     tail: Tail,
     folder: Folder,
+    _temporary: Option<Folder>,
     waiter: JoinHandle<()>,
     _watched: Option<Arc<Watched>>,
     _guardian: Arc<Guardian>,
@@ -81,12 +84,18 @@ impl Process {
         spec: &LaunchSpec,
         argv: Vec<String>,
         folder: Folder,
+        temporary: Option<Folder>,
         guardian: Arc<Guardian>,
         ports: Option<Ports>,
     ) -> io::Result<Self> {
         let mut command = Command::new(&argv[0]);
         command.args(&argv[1..]).stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped());
-        command.env_clear().envs(environment::kept(std::env::vars_os(), &spec.pass_env)).envs(&spec.env);
+        command.env_clear().envs(environment::kept(std::env::vars_os(), &spec.pass_env));
+        if let Some(temporary) = &temporary {
+            // SWI-Prolog 9 knows only the second.
+            command.env("TMPDIR", temporary.path()).env("TMP", temporary.path());
+        }
+        command.envs(&spec.env);
         command.env("JPY_PARENT_PID", std::process::id().to_string());
         command.env(HOST_MARK, guardian.id()).env(FOLDER_MARK, folder.path());
         if let Some(dir) = &spec.working_dir {
@@ -136,7 +145,7 @@ impl Process {
             let overrun = overrun.get().copied().or_else(|| cgroup.as_ref()?.overrun());
             sender.send_replace(Some(Exit { status, overrun }));
         });
-        Ok(Self { pid, exit, tail, folder, waiter, _watched: watched, _guardian: guardian })
+        Ok(Self { pid, exit, tail, folder, _temporary: temporary, waiter, _watched: watched, _guardian: guardian })
     }
 
     /// Its process id.
@@ -176,6 +185,18 @@ impl Process {
     /// All its living processes.
     pub fn tree(&self) -> Vec<u32> {
         processes_of(self.folder.path())
+    }
+
+    /// What becomes readable when one of the processes ends that the kernel has started so far.
+    pub fn child_exits(&self) -> io::Result<Vec<AsyncFd<OwnedFd>>> {
+        let children = self.marked().into_iter().filter(|&pid| pid != self.pid);
+        let open = |pid: Pid| match rustix::process::Pid::from_raw(pid.as_raw()) {
+            Some(pid) => rustix::process::pidfd_open(pid, PidfdFlags::NONBLOCK).map_err(io::Error::from),
+            None => Err(io::ErrorKind::NotFound.into()),
+        };
+        // SAFETY: an `OwnedFd` is the same open file for as long as it lives.
+        let register = |exit| unsafe { AsyncFd::register_with_interest(exit, Interest::READABLE) };
+        children.map(|pid| Ok(register(open(pid)?)?)).collect()
     }
 
     /// Memory of all its living processes in bytes; see [`memory_bytes`].

@@ -24,11 +24,6 @@ async fn drain<T>(queue: &Queue<T>) -> Vec<T> {
 fn impossible_queues_are_refused() {
     let error = Queue::<()>::new(0, WhenFull::Block).expect_err("refused").to_string();
     assert_eq!(error, "a queue of capacity 0 can hold nothing; use at least 1");
-    let error = Queue::<()>::new(1, WhenFull::Spill).expect_err("refused").to_string();
-    assert_eq!(
-        error,
-        "`when-full = \"spill\"` is not supported yet; use `block`, `drop-oldest`, `drop-newest` or `coalesce`"
-    );
 }
 
 #[tokio::test(start_paused = true)]
@@ -47,6 +42,25 @@ async fn items_leave_in_the_order_they_came() {
         assert!(still_waits(queue.pop_up_to(3)).await);
         assert_eq!(queue.counts(), Counts { accepted: 5, ..Counts::default() });
     }
+}
+
+#[tokio::test(start_paused = true)]
+async fn spill_hands_back_what_has_no_place() {
+    let queue = queue(2, WhenFull::Spill);
+    for i in 0..2 {
+        assert_eq!(queue.push(i, None).await, Ok(Pushed::Accepted));
+    }
+    assert_eq!(queue.push(2, None).await, Ok(Pushed::Full(2)));
+    assert!(still_waits(queue.room()).await);
+    let waiting = tokio::spawn({
+        let queue = Arc::clone(&queue);
+        async move { queue.room().await }
+    });
+    tokio::task::yield_now().await;
+    assert_eq!(queue.pop().await, Some(0));
+    waiting.await.expect("there is room");
+    assert_eq!(queue.push(2, None).await, Ok(Pushed::Accepted));
+    assert_eq!(drain(&queue).await, [1, 2]);
 }
 
 #[tokio::test(start_paused = true)]

@@ -88,6 +88,8 @@ pub struct RpcError {
     pub plugin: Box<str>,
     /// The error this one was raised from, when a call of the plugin's failed first.
     pub cause: Option<Box<RpcError>>,
+    /// The kernel was gone before the request reached it, so it did nothing.
+    pub not_begun: bool,
 }
 
 impl RpcError {
@@ -101,6 +103,7 @@ impl RpcError {
             traceback: Vec::new(),
             plugin: Box::default(),
             cause: None,
+            not_begun: false,
         }
     }
 
@@ -166,6 +169,7 @@ impl RpcError {
             traceback,
             plugin: text(&data["plugin"]).into(),
             cause,
+            not_begun: false,
         }
     }
 

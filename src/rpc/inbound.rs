@@ -5,7 +5,10 @@ use std::borrow::Cow;
 use serde::{Deserialize, Deserializer, Serialize};
 use serde_json::{Value, value::RawValue};
 
-use crate::rpc::{ErrorKind, RpcError, null};
+use crate::{
+    rpc::{ErrorKind, RpcError, null},
+    wire::json,
+};
 
 /// One message from a shim.
 #[derive(Debug)]
@@ -101,9 +104,8 @@ struct Raw<'a> {
 impl Inbound {
     /// Read a frame's body: one message or an array of them. Never fails; what is no message is [`Inbound::Bad`].
     pub fn parse(body: &[u8]) -> Vec<Self> {
-        let Ok(body) = std::str::from_utf8(body) else {
-            return vec![Self::Bad { reason: "not UTF-8".into() }];
-        };
+        // Before anything is taken apart: a value may go on to others as it is, and half a character from Node with it.
+        let body = &*json::text(body);
         if body.trim_start().starts_with('[') {
             return match serde_json::from_str::<Vec<&RawValue>>(body) {
                 Ok(messages) => messages.into_iter().map(|message| Self::parse_one(message.get())).collect(),
@@ -337,6 +339,25 @@ mod tests {
         let messages = Inbound::parse(br#"[{"method":"log","params":{}},{"id":3,"result":1}]"#);
         assert!(matches!(messages[..], [Inbound::Log { .. }, Inbound::Response { id: 3, .. }]));
         assert!(Inbound::parse(b"[]").is_empty());
+    }
+
+    #[test]
+    fn half_a_character_costs_no_message() {
+        let Inbound::Response { id: 1, result: Ok(result) } = one(r#"{"id":1,"result":["\ud83d"]}"#) else { panic!() };
+        assert_eq!(result.get(), r#"["\ufffd"]"#);
+        let Inbound::Response { id: 1, result: Err(error) } = one(r#"{"id":1,"error":{"message":"a\ud83d"}}"#) else {
+            panic!()
+        };
+        assert_eq!(error.message, "a\u{fffd}");
+        let Inbound::Request { plea: Ok(Plea::Emit { topic, data, .. }), .. } =
+            one(r#"{"id":1,"method":"emit","params":{"topic":"t\ud83d","data":"\udf0d"}}"#)
+        else {
+            panic!()
+        };
+        assert_eq!((topic.as_str(), data.get()), ("t\u{fffd}", r#""\ufffd""#));
+        let Inbound::Log { message, .. } = one(r#"{"method":"log","params":{"message":"\ud83d"}}"#) else { panic!() };
+        assert_eq!(message, "\u{fffd}");
+        assert!(matches!(Inbound::parse(b"{\"id\":1,\"result\":\"\xff\"}")[..], [Inbound::Response { .. }]));
     }
 
     #[test]

@@ -11,13 +11,15 @@
 //! ```text
 //! state(key TEXT PRIMARY KEY, value TEXT (JSON), version INTEGER, updated_at TEXT (RFC 3339, UTC), updated_by TEXT)
 //! state_floor(id = 1, version)         highest version of any deleted key; a new key starts above it
-//! PRAGMA user_version                  1
+//! backlog, dead_letters, once, requests   events on their way and given up; see `delivery.sql`
+//! PRAGMA user_version                  2; 1 had the first two tables only, and is brought up to date when it is opened
 //! ```
 //!
 //! A version must never come back, or a swap prepared before a delete and a set would wrongly succeed. Tombstones would
 //! keep every deleted key for ever and a counter for the whole file would cost each write a second row; the floor costs
 //! something only when a key is made or deleted.
 
+mod backlog;
 mod error;
 
 use std::{
@@ -29,10 +31,13 @@ use std::{
 use rusqlite::{Connection, ErrorCode, Params, Row, TransactionBehavior};
 use serde_json::value::RawValue;
 
-pub use self::error::StoreError;
+pub use self::{
+    backlog::{DeadLetter, Once, Request, StoredEvent, Waiting},
+    error::StoreError,
+};
 
 /// The value of `PRAGMA user_version` that this release writes and understands.
-pub const SCHEMA_VERSION: i64 = 1;
+pub const SCHEMA_VERSION: i64 = 2;
 
 /// The longest key, in bytes.
 pub const MAX_KEY_BYTES: usize = 1000;
@@ -171,24 +176,8 @@ impl Store {
     /// - [`StoreError::Key`], [`StoreError::Busy`], [`StoreError::Sqlite`].
     pub fn swap(&self, key: &str, expected: u64, value: &RawValue, by: &str) -> Result<Swap, StoreError> {
         let key = self.check_key(key)?;
-        let swapped = if expected == 0 {
-            let sql = "INSERT INTO state (key, value, version, updated_by) \
-                 VALUES (?1, ?2, (SELECT version + 1 FROM state_floor), ?3) ON CONFLICT (key) DO NOTHING RETURNING version";
-            self.query(sql, (key, value.get(), by), version)?
-        } else {
-            let sql = "UPDATE state SET value = ?2, version = version + 1, updated_by = ?3, \
-                 updated_at = strftime('%Y-%m-%dT%H:%M:%fZ', 'now') WHERE key = ?1 AND version = ?4 RETURNING version";
-            // A version beyond what SQLite can count is one that no key ever had.
-            let expected = i64::try_from(expected).unwrap_or(-1);
-            self.query(sql, (key, value.get(), by, expected), version)?
-        };
-        match swapped {
-            Some(version) => Ok(Swap::Swapped { version }),
-            None => {
-                let now = self.query("SELECT version FROM state WHERE key = ?1", [key], version)?;
-                Ok(Swap::Conflict { version: now.unwrap_or(0) })
-            }
-        }
+        let connection = self.lock();
+        swap_in(&connection, key, expected, value, by).map_err(|source| self.failed(source))
     }
 
     /// Remove `key`. Returns whether it was there.
@@ -276,15 +265,19 @@ fn prepare_connection(connection: &mut Connection) -> rusqlite::Result<i64> {
     }))?;
     // Look before touching: a foreign or newer file is left exactly as it is.
     let found = schema_version(connection)?;
-    if found.is_some_and(|found| found != SCHEMA_VERSION) {
+    if found.is_some_and(|found| !(1..=SCHEMA_VERSION).contains(&found)) {
         return Ok(found.unwrap_or_default());
     }
     enter_wal(connection)?;
     connection.pragma_update(None, "synchronous", "NORMAL")?;
     let transaction = connection.transaction_with_behavior(TransactionBehavior::Immediate)?;
     // Again, because another process may have made the tables in the meantime.
-    if schema_version(&transaction)?.is_none() {
+    let found = schema_version(&transaction)?.unwrap_or_default();
+    if found < 1 {
         transaction.execute_batch(include_str!("schema.sql"))?;
+    }
+    if found < 2 {
+        transaction.execute_batch(include_str!("delivery.sql"))?;
         transaction.pragma_update(None, "user_version", SCHEMA_VERSION)?;
     }
     transaction.commit()?;
@@ -332,6 +325,27 @@ fn one_row<T>(
     let row = rows.next()?.map(&mut read).transpose()?;
     while rows.next()?.is_some() {}
     Ok(row)
+}
+
+fn swap_in(connection: &Connection, key: &str, expected: u64, value: &RawValue, by: &str) -> rusqlite::Result<Swap> {
+    let swapped = if expected == 0 {
+        let sql = "INSERT INTO state (key, value, version, updated_by) \
+             VALUES (?1, ?2, (SELECT version + 1 FROM state_floor), ?3) ON CONFLICT (key) DO NOTHING RETURNING version";
+        one_row(connection, sql, (key, value.get(), by), version)?
+    } else {
+        let sql = "UPDATE state SET value = ?2, version = version + 1, updated_by = ?3, \
+             updated_at = strftime('%Y-%m-%dT%H:%M:%fZ', 'now') WHERE key = ?1 AND version = ?4 RETURNING version";
+        // A version beyond what SQLite can count is one that no key ever had.
+        let expected = i64::try_from(expected).unwrap_or(-1);
+        one_row(connection, sql, (key, value.get(), by, expected), version)?
+    };
+    Ok(match swapped {
+        Some(version) => Swap::Swapped { version },
+        None => {
+            let now = one_row(connection, "SELECT version FROM state WHERE key = ?1", [key], version)?;
+            Swap::Conflict { version: now.unwrap_or(0) }
+        }
+    })
 }
 
 fn version(row: &Row<'_>) -> rusqlite::Result<u64> {

@@ -1,4 +1,4 @@
--- The tables of a kernelbridge state file, version 1. docs/state.md explains them for people who open it directly.
+-- Shared state in a kernelbridge state file, since version 1. docs/state.md explains them for people who open it directly.
 
 CREATE TABLE state (
     key        TEXT    NOT NULL PRIMARY KEY,

@@ -196,12 +196,12 @@ fn what_is_not_json_is_an_error_that_names_the_key() {
 fn newer_and_foreign_files_are_left_alone() {
     let (_folder, path) = file();
     drop(Store::open(&path).expect("opens"));
-    Connection::open(&path).expect("opens").pragma_update(None, "user_version", 2).expect("updates");
-    let newer = "has schema version 2, this kernelbridge understands 1; use a newer kernelbridge";
+    Connection::open(&path).expect("opens").pragma_update(None, "user_version", 3).expect("updates");
+    let newer = "has schema version 3, this kernelbridge understands 2; use a newer kernelbridge";
     refused(Store::open(&path), &format!("`{}` {newer}", path.display()));
 
     let foreign = path.with_file_name("foreign.db");
-    for version in [0, 1] {
+    for version in [0, 1, 2] {
         let other = Connection::open(&foreign).expect("opens");
         other.pragma_update(None, "journal_mode", "DELETE").expect("updates");
         other.execute("CREATE TABLE IF NOT EXISTS mine (x)", []).expect("creates");
@@ -255,4 +255,93 @@ fn many_may_create_the_file_at_once() {
         }
         assert_eq!(Store::open(&path).expect("opens").list("").expect("lists").len(), 8);
     }
+}
+
+/// A file as the first release made it.
+#[test]
+fn version_1_is_brought_up_to_date() {
+    let (_folder, path) = file();
+    let old = Connection::open(&path).expect("opens");
+    old.execute_batch(include_str!("schema.sql")).expect("made");
+    old.execute("INSERT INTO state (key, value) VALUES ('k', '1')", []).expect("inserts");
+    old.pragma_update(None, "user_version", 1).expect("updates");
+    drop(old);
+    for _ in 0..2 {
+        let store = Store::open(&path).expect("opens");
+        assert_eq!(store.get("k").expect("readable").expect("there").get(), "1");
+        assert_eq!(store.backlog_len("p", 0).expect("readable"), 0);
+    }
+}
+
+fn stored(plugin: &str, id: u32) -> StoredEvent {
+    StoredEvent {
+        plugin: plugin.into(),
+        handler: "a.* f".into(),
+        event_id: format!("e-{id}"),
+        topic: "a.b".into(),
+        time: "2026-01-02T03:04:05.678Z".into(),
+        key: (id % 2 == 0).then(|| format!("k{id}")),
+        data: format!("{{\"n\":{id}}}"),
+    }
+}
+
+#[test]
+fn the_backlog_keeps_its_order_until_it_is_acknowledged() {
+    let (_folder, path) = file();
+    let store = Store::open(&path).expect("opens");
+    let seqs: Vec<i64> = (0..5).map(|id| store.append(&stored("p", id)).expect("appended")).collect();
+    store.append(&stored("q", 9)).expect("appended");
+    store.tried(seqs[1], 2).expect("counted");
+    store.acknowledge(&seqs[2..4]).expect("acknowledged");
+    drop(store);
+    let store = Store::open(&path).expect("opens");
+    let rows = store.backlog("p", 0, 2).expect("readable");
+    let rows: Vec<_> = rows.into_iter().chain(store.backlog("p", seqs[1], 10).expect("readable")).collect();
+    let found: Vec<_> = rows.iter().map(|row| (row.seq, row.attempts, row.event.clone())).collect();
+    let expected = [(seqs[0], 0, stored("p", 0)), (seqs[1], 2, stored("p", 1)), (seqs[4], 0, stored("p", 4))];
+    assert_eq!(found, expected);
+    assert_eq!((store.backlog_len("p", 0).expect("counted"), store.backlog_len("q", 0).expect("counted")), (3, 1));
+}
+
+#[test]
+fn dead_letters_are_listed_retried_and_dropped() {
+    let store = Store::open_in_memory().expect("opens");
+    let seq = store.append(&stored("p", 0)).expect("appended");
+    let first = store.bury(&stored("p", 0), 3, "{\"message\":\"no\"}", Some(seq)).expect("buried");
+    let second = store.bury(&stored("q", 1), 1, "{}", None).expect("buried");
+    assert_eq!(store.backlog_len("p", 0).expect("counted"), 0);
+    let letter = store.dead_letter(first).expect("readable").expect("there");
+    assert_eq!((letter.event, letter.attempts, letter.error.as_str()), (stored("p", 0), 3, "{\"message\":\"no\"}"));
+    assert_eq!(store.dead_letters(Some("q"), 10).expect("readable").len(), 1);
+    assert_eq!(store.dead_letter_counts().expect("counted"), [("p".into(), 1), ("q".into(), 1)]);
+
+    assert_eq!(store.retry_dead_letters(&[first, 99]).expect("retried"), 1);
+    assert_eq!(store.backlog("p", 0, 10).expect("readable")[0].event, stored("p", 0));
+    store.request_release("q").expect("asked");
+    store.request_release("r").expect("asked");
+    assert!(store.withdraw_release("r").expect("withdrawn") && !store.withdraw_release("p").expect("none"));
+    let asked = [Request::Retry("p".into()), Request::Release("q".into())];
+    assert_eq!(store.requests().expect("readable"), asked);
+    let taken = store.take_requests(&["p", "q", "r"]).expect("taken");
+    assert_eq!(taken, asked);
+    assert_eq!(store.take_requests(&["p", "q"]).expect("taken"), []);
+    assert_eq!(store.drop_dead_letters(&[second, second]).expect("dropped"), 1);
+    assert_eq!(store.dead_letters(None, 10).expect("readable"), []);
+}
+
+#[test]
+fn an_event_writes_a_key_once() {
+    let store = Store::open_in_memory().expect("opens");
+    let swap = |event: &str, expected, value| store.swap_once(event, "k", expected, &json(value), "p").expect("works");
+    assert_eq!(swap("e1", 0, "1"), Once::Swap(Swap::Swapped { version: 1 }));
+    assert_eq!(swap("e1", 1, "2"), Once::Done);
+    // A conflict is none of the event's doing: it may try again.
+    assert_eq!(swap("e2", 7, "2"), Once::Swap(Swap::Conflict { version: 1 }));
+    assert_eq!(swap("e2", 1, "2"), Once::Swap(Swap::Swapped { version: 2 }));
+    assert_eq!(
+        store.swap_once("e1", "other", 0, &json("1"), "p").expect("works"),
+        Once::Swap(Swap::Swapped { version: 1 })
+    );
+    assert_eq!(store.forget_old().expect("works"), 0);
+    assert_eq!(swap("e2", 2, "3"), Once::Done);
 }

@@ -13,24 +13,27 @@ use serde::de::DeserializeOwned;
 ///
 /// When it is not JSON, or not the JSON of a `T`.
 pub(crate) fn from_slice<T: DeserializeOwned>(json: &[u8]) -> serde_json::Result<T> {
-    serde_json::from_slice(json).or_else(|error| match repair(json) {
-        Some(repaired) => serde_json::from_str(&repaired),
-        None => Err(error),
+    serde_json::from_slice(json).or_else(|error| match text(json) {
+        Cow::Owned(repaired) => serde_json::from_str(&repaired),
+        Cow::Borrowed(_) => Err(error),
     })
 }
 
-/// The JSON with U+FFFD for all that is not text, or `None` when all of it is.
-fn repair(json: &[u8]) -> Option<String> {
+/// The JSON with U+FFFD for all that is not text; borrowed when all of it is.
+pub(crate) fn text(json: &[u8]) -> Cow<'_, str> {
     let text = String::from_utf8_lossy(json);
-    match (replace_half_characters(&text), text) {
-        (Some(replaced), _) => Some(replaced),
-        (None, Cow::Owned(text)) => Some(text),
-        (None, Cow::Borrowed(_)) => None,
+    match replace_half_characters(&text) {
+        Some(replaced) => Cow::Owned(replaced),
+        None => text,
     }
 }
 
 /// Replace escapes of surrogates that are not a pair; `None` when there are none.
 fn replace_half_characters(json: &str) -> Option<String> {
+    // Every message of a plugin comes by here, and in megabytes of other escapes this is twenty times as quick.
+    if !(json.contains("\\ud") || json.contains("\\uD")) {
+        return None;
+    }
     let mut replaced = String::new();
     // Up to where `json` is copied into `replaced`, and where to look next.
     let (mut copied, mut position) = (0, 0);

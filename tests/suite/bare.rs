@@ -266,6 +266,12 @@ fn ruby_conforms_in_the_bare_interpreter() {
     let batch = json!({ "handler": id("conf.batch"), "chain": ["e1"], "events": events });
     let outcomes = bare.turn("events", batch).expect("handled")["outcomes"].clone();
     assert_eq!(outcomes[4]["result"], 8);
+    let series: Vec<Value> = ["conf.echo", "conf.fail", "conf.echo"].map(|topic| event(topic, json!(1))).to_vec();
+    let series = json!({ "within_ms": 1000, "chain": ["e1"], "events": series });
+    let outcomes = bare.turn("series", series).expect("handled")["outcomes"].clone();
+    assert_eq!(outcomes.as_array().map(Vec::len), Some(2), "it ends where one fails");
+    assert_eq!((&outcomes[0]["result"]["data"], &outcomes[1]["error"]["data"]["kind"]), (&json!(1), &json!("Raised")));
+    assert!(outcomes[0]["ms"].is_number());
     let passed =
         bare.turn("filter", event("conf.filter", json!({ "path": ["start"], "drop": false }))).expect("filtered");
     assert_eq!(passed["data"]["path"], json!(["start", "ruby"]));

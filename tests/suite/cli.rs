@@ -1,6 +1,8 @@
 //! The program, as a user has it: arguments in, files, two streams and an exit status out.
 
 mod bad_input;
+mod dead_letters;
+mod delivery;
 mod doctor;
 mod new_and_test;
 mod run;
@@ -8,8 +10,9 @@ mod signals;
 
 use std::{
     fs,
-    path::{Path, PathBuf},
-    process::{Child, Command, Stdio},
+    io::Write,
+    path::PathBuf,
+    process::{Child, ChildStdin, Command, Stdio},
     sync::{Mutex, MutexGuard, PoisonError},
     time::{Duration, Instant},
 };
@@ -26,6 +29,13 @@ pub struct Desk {
     dir: tempfile::TempDir,
     env: Vec<(String, String)>,
     mark: String,
+}
+
+/// A program that runs, with stderr in the file `err`.
+pub struct Running<'a> {
+    desk: &'a Desk,
+    child: Child,
+    input: ChildStdin,
 }
 
 /// What a program that ended left.
@@ -46,8 +56,14 @@ impl Desk {
     pub fn new() -> Self {
         let dir = tempfile::tempdir().expect("a folder");
         let mark = uuid::Uuid::new_v4().to_string();
-        // So that messages do not depend on whose machine it is.
-        let env = [("XDG_CONFIG_HOME", dir.path().join("config")), ("JUPYTER_PATH", dir.path().join("jupyter"))];
+        fs::create_dir(dir.path().join("run")).expect("a folder");
+        let env = [
+            // So that messages do not depend on whose machine it is.
+            ("XDG_CONFIG_HOME", dir.path().join("config")),
+            ("JUPYTER_PATH", dir.path().join("jupyter")),
+            // Private folders are not where temporary files are, as for whoever sits at the machine.
+            ("XDG_RUNTIME_DIR", dir.path().join("run")),
+        ];
         let env = env.map(|(name, path)| (name.to_owned(), path.display().to_string()));
         Self { dir, env: env.into(), mark }
     }
@@ -101,6 +117,15 @@ impl Desk {
         Ended::of(command.spawn().expect("starts"))
     }
 
+    /// Lines of a file as JSON, as far as they are there.
+    pub fn lines(&self, name: &str) -> Vec<serde_json::Value> {
+        let text = fs::read_to_string(self.path(name)).unwrap_or_default();
+        text.split_inclusive('\n')
+            .filter(|line| line.ends_with('\n'))
+            .map(|line| serde_json::from_str(line).expect("JSON"))
+            .collect()
+    }
+
     /// Command lines of what the programs of this desk started and what still lives.
     pub fn alive(&self) -> Vec<String> {
         processes_with(&format!("{MARK}={}", self.mark))
@@ -110,6 +135,42 @@ impl Desk {
     #[track_caller]
     pub fn leaves_nothing(&self) {
         until("everything has ended", Duration::from_secs(5), || self.alive().is_empty());
+    }
+}
+
+impl<'a> Running<'a> {
+    pub fn start(desk: &'a Desk, args: &[&str]) -> Self {
+        let err = fs::File::create(desk.path("err")).expect("a file");
+        let mut child = desk.command(args).stdin(Stdio::piped()).stderr(err).spawn().expect("starts");
+        let input = child.stdin.take().expect("a pipe");
+        Self { desk, child, input }
+    }
+
+    /// Write to its stdin.
+    pub fn write(&self, text: &str) {
+        (&self.input).write_all(text.as_bytes()).expect("written");
+    }
+
+    /// What it wrote to stderr so far.
+    pub fn err(&self) -> String {
+        fs::read_to_string(self.desk.path("err")).expect("a file")
+    }
+
+    /// Wait until something is so.
+    #[track_caller]
+    pub fn wait_for(&self, what: &str, is_so: impl Fn(&Desk) -> bool) {
+        let began = Instant::now();
+        while !is_so(self.desk) {
+            assert!(began.elapsed() < Duration::from_secs(60), "not yet: {what}; stderr:\n{}", self.err());
+            std::thread::sleep(Duration::from_millis(50));
+        }
+    }
+
+    /// Close its stdin and wait for its end.
+    pub fn end(self) -> Ended {
+        drop(self.input);
+        let ended = Ended::of(self.child);
+        Ended { err: fs::read_to_string(self.desk.path("err")).expect("a file"), ..ended }
     }
 }
 
@@ -143,16 +204,19 @@ pub fn until(what: &str, deadline: Duration, is_so: impl Fn() -> bool) {
     }
 }
 
-/// Folders of kernels that carry the desk's mark.
+/// Folders of kernels that carry the desk's mark: private ones, and those for temporary files.
 pub fn kernel_folders(mark_of: &Desk) -> Vec<PathBuf> {
     let mark = format!("{MARK}={}", mark_of.mark);
     let mut folders = Vec::new();
     for entry in fs::read_dir("/proc").expect("procfs").flatten() {
         let environment = fs::read(entry.path().join("environ")).unwrap_or_default();
         let variables: Vec<_> = environment.split(|&byte| byte == 0).map(String::from_utf8_lossy).collect();
-        if variables.iter().any(|variable| *variable == mark) {
-            let folder = variables.iter().find_map(|variable| variable.strip_prefix("KERNELBRIDGE_DIR="));
-            folders.extend(folder.map(|folder| Path::new(folder).to_owned()));
+        let value = |name: &str| variables.iter().find_map(|variable| variable.strip_prefix(name)).map(PathBuf::from);
+        if variables.iter().any(|variable| *variable == mark)
+            && let Some(folder) = value("KERNELBRIDGE_DIR=")
+        {
+            folders.push(folder);
+            folders.extend(value("TMPDIR="));
         }
     }
     folders

@@ -168,6 +168,33 @@ async fn every_wait_ends_when_the_process_does() {
 }
 
 #[tokio::test]
+async fn a_killed_kernel_leaves_no_temporary_files() {
+    for (language, code) in [("r", "cat(tempdir())"), ("bash", "mktemp -d")] {
+        let Some(options) = options(language) else { continue };
+        let client = KernelClient::launch(options).await.expect("a kernel");
+        let executed = client.execute(&ExecuteRequest::new(code)).await.expect("sent").finish(DEADLINE).await;
+        let folder = PathBuf::from(stdout(&executed.expect("executed").outputs).trim());
+        assert!(folder.is_dir() && folder.parent() != Some(&std::env::temp_dir()), "{}", folder.display());
+        client.process().kill_tree().await;
+        client.shutdown(GRACE).await;
+        assert!(!folder.exists(), "{language} left {}", folder.display());
+    }
+}
+
+#[tokio::test]
+async fn a_kernelspec_may_say_where_temporary_files_are() {
+    let Some(mut options) = options("python") else { return };
+    let dir = tempfile::tempdir().expect("a folder");
+    options.spec.env.insert("TMPDIR".into(), dir.path().display().to_string());
+    let client = KernelClient::launch(options).await.expect("a kernel");
+    let request = ExecuteRequest::new("import tempfile; print(tempfile.gettempdir())");
+    let executed = client.execute(&request).await.expect("sent").finish(DEADLINE).await.expect("executed");
+    assert_eq!(PathBuf::from(stdout(&executed.outputs).trim()), dir.path());
+    client.shutdown(GRACE).await;
+    assert!(dir.path().exists());
+}
+
+#[tokio::test]
 async fn dropping_a_client_leaves_nothing() {
     let Some(options) = options("python") else { return };
     let client = KernelClient::launch(options).await.expect("a kernel");

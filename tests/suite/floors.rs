@@ -9,8 +9,7 @@ const FLOORS: &[&[&str]] = &[
     &["chain", "connection", "kernelspec", "language", "manifest", "notebook", "pattern", "rpc", "suggest", "wire"],
     &["channels", "discover", "install", "provision", "queue", "store"],
     &["client"],
-    // 3: supervision comes with a later version.
-    &[],
+    &["supervision"],
     &["plugin"],
     &["doctor", "host"],
     &["cli"],

@@ -7,8 +7,13 @@ use std::{
 };
 
 use kernelbridge::{
+    discover::Languages,
     host::{Host, News},
     rpc::ErrorKind,
+};
+use nix::{
+    sys::signal::{Signal, kill},
+    unistd::Pid,
 };
 use serde_json::{Value, json};
 
@@ -18,9 +23,11 @@ use crate::support::{Installed, copy_files, root};
 pub fn plugin(dir: &Path, name: &str, language: &str, source: &str, manifest: &str) -> PathBuf {
     let folder = dir.join(name);
     fs::create_dir_all(&folder).expect("a folder");
-    fs::write(folder.join("plugin.src"), source).expect("written");
+    let languages = Languages::built_in();
+    let entry = format!("plugin.{}", languages.find(language).expect("a language").language.extension);
+    fs::write(folder.join(&entry), source).expect("written");
     let text = format!(
-        "[plugin]\nname = \"{name}\"\nversion = \"0.1.0\"\nlanguage = \"{language}\"\nentry = \"plugin.src\"\nbridge = \"1\"\n\
+        "[plugin]\nname = \"{name}\"\nversion = \"0.1.0\"\nlanguage = \"{language}\"\nentry = \"{entry}\"\nbridge = \"1\"\n\
          [permissions]\ncall = [\"*\"]\nemit = [\"*\"]\n{manifest}"
     );
     fs::write(folder.join("plugin.toml"), text).expect("written");
@@ -224,6 +231,32 @@ async fn the_application_may_answer_the_keyboard() {
     host.shutdown().await;
 }
 
+/// Octave would save its variables when its wrapper is gone.
+#[tokio::test]
+async fn a_killed_octave_leaves_nothing_beside_the_plugin() {
+    if !Installed::look().has("octave") {
+        return;
+    }
+    let dir = tempfile::tempdir().expect("a folder");
+    let folder = plugin(dir.path(), "p", "octave", "bridge_export (\"pid\", @() getpid ())", "");
+    let host = Host::builder().plugin(&folder).build().await.expect("a host");
+    let octave: f64 = host.call("p.pid", ()).await.expect("its process");
+    let wrapper = host.plugins()[0].about.process_id;
+    kill(Pid::from_raw(i32::try_from(wrapper).expect("a pid")), Signal::SIGKILL).expect("killed");
+    let alive = PathBuf::from(format!("/proc/{octave}"));
+    tokio::time::timeout(Duration::from_secs(10), async {
+        while alive.exists() {
+            tokio::time::sleep(Duration::from_millis(20)).await;
+        }
+    })
+    .await
+    .expect("it ends");
+    host.shutdown().await;
+    let mut left: Vec<_> = fs::read_dir(&folder).expect("a folder").flatten().map(|entry| entry.file_name()).collect();
+    left.sort();
+    assert_eq!(left, ["plugin.m", "plugin.toml"]);
+}
+
 #[tokio::test]
 async fn a_notebook_is_a_plugin() {
     if !Installed::look().has("python") {
@@ -243,7 +276,7 @@ async fn a_notebook_is_a_plugin() {
     });
     let folder = plugin(dir.path(), "notebook", "python", "", "");
     fs::write(folder.join("plugin.ipynb"), notebook.to_string()).expect("written");
-    let manifest = fs::read_to_string(folder.join("plugin.toml")).expect("read").replace("plugin.src", "plugin.ipynb");
+    let manifest = fs::read_to_string(folder.join("plugin.toml")).expect("read").replace("plugin.py", "plugin.ipynb");
     fs::write(folder.join("plugin.toml"), manifest).expect("written");
     let host = Host::builder().plugin(&folder).build().await.expect("a host");
     assert_eq!(host.call::<i64>("notebook.double", (21,)).await.expect("a number"), 42);

@@ -9,19 +9,25 @@
 //! - `examples`: they run
 //! - `floors`: who imports whom
 //! - `host`: many plugins: state, crossing calls, full queues, deadlines, lossless streams
+//! - `hostile`: a kernel that misbehaves in every way we could think of
 //! - `security`: environment, limits, sandboxes, on real kernels
+//! - `turns`: a shim that does what real ones do rarely
 //! - `wire`: our messages against jupyter_client's and jupyter-protocol's, schemas, mutations
 
 mod bare;
+mod chaos;
 mod cli;
 mod client;
 mod conformance;
+mod delivery;
 mod demo;
 mod discover;
 mod examples;
 mod floors;
 mod host;
+mod hostile;
 mod security;
 mod series;
 mod support;
+mod turns;
 mod wire;

@@ -7,29 +7,36 @@ use serde_json::Value;
 
 use crate::{host::plugin, support::Installed};
 
-const SOURCE: &str = r#"
-import os, time
+macro_rules! languages {
+    ($($language:ident: $source:literal),*) => {
+        $(mod $language {
+            const PLUGIN: (&str, &str) = (stringify!($language), include_str!(concat!("series/", $source)));
 
-@bridge.on("n")
-def one(event):
-    return event.data
+            #[tokio::test]
+            async fn what_fails_is_tried_again_before_what_comes_after_it() {
+                super::what_fails_is_tried_again_before_what_comes_after_it(PLUGIN).await;
+            }
 
-@bridge.on("flaky")
-def flaky(event):
-    if event.attempt == 1:
-        raise ValueError("the first attempt fails")
-    return event.data
+            #[tokio::test]
+            async fn only_the_event_that_hangs_is_given_up() {
+                super::only_the_event_that_hangs_is_given_up(PLUGIN).await;
+            }
 
-@bridge.on("hang")
-def hang(event):
-    while True:
-        pass
+            #[tokio::test]
+            async fn slow_handlers_do_not_use_up_the_time_of_others() {
+                super::slow_handlers_do_not_use_up_the_time_of_others(PLUGIN).await;
+            }
 
-@bridge.on("slow")
-def slow(event):
-    time.sleep(0.02)
-    return event.data
-"#;
+            #[tokio::test]
+            async fn every_handler_is_timed_by_itself() {
+                super::every_handler_is_timed_by_itself(PLUGIN).await;
+            }
+        })*
+    };
+}
+
+// Those whose shims take a series.
+languages!(javascript: "plugin.js", node: "plugin.js", octave: "plugin.m", prolog: "plugin.pl", python: "plugin.py", r: "plugin.R");
 
 /// `topic` and result or kind of error of everything that was done, in order.
 async fn all(mut news: Subscription) -> Vec<String> {
@@ -46,12 +53,12 @@ async fn all(mut news: Subscription) -> Vec<String> {
     done
 }
 
-async fn run(manifest: &str, events: &[(&str, u64)]) -> Option<Vec<String>> {
-    if !Installed::look().has("python") {
+async fn run((language, source): (&str, &str), manifest: &str, events: &[(&str, u64)]) -> Option<Vec<String>> {
+    if !Installed::look().has(language) {
         return None;
     }
     let dir = tempfile::tempdir().expect("a folder");
-    let host = Host::builder().plugin(plugin(dir.path(), "series", "python", SOURCE, manifest)).build().await;
+    let host = Host::builder().plugin(plugin(dir.path(), "series", language, source, manifest)).build().await;
     let host = host.expect("a host");
     let news = host.subscribe_lossless();
     for (topic, n) in events {
@@ -62,18 +69,17 @@ async fn run(manifest: &str, events: &[(&str, u64)]) -> Option<Vec<String>> {
     Some(all(news).await)
 }
 
-#[tokio::test]
-async fn what_fails_is_tried_again_before_what_comes_after_it() {
+async fn what_fails_is_tried_again_before_what_comes_after_it(plugin: (&str, &str)) {
     let events: Vec<(&str, u64)> = (0..300).map(|n| (if n % 50 == 25 { "flaky" } else { "n" }, n)).collect();
-    let Some(done) = run("[delivery]\nattempts = 2\n", &events).await else { return };
+    let Some(done) = run(plugin, "[delivery]\nattempts = 2\n", &events).await else { return };
     let expected: Vec<String> = events.iter().map(|(topic, n)| format!("{topic} {n}")).collect();
     assert_eq!(done, expected);
 }
 
-#[tokio::test]
-async fn only_the_event_that_hangs_is_given_up() {
+async fn only_the_event_that_hangs_is_given_up(plugin: (&str, &str)) {
     let events: Vec<(&str, u64)> = (0..200).map(|n| (if n == 100 { "hang" } else { "n" }, n)).collect();
-    let Some(done) = run("[limits]\ntimeout = \"1s\"\n", &events).await else { return };
+    let manifest = "[limits]\ntimeout = \"1s\"\n[delivery]\nattempts = 1\n";
+    let Some(done) = run(plugin, manifest, &events).await else { return };
     let expected: Vec<String> = events
         .iter()
         .map(|(topic, n)| if *n == 100 { "hang 100 Timeout after 1".to_owned() } else { format!("{topic} {n}") })
@@ -82,21 +88,19 @@ async fn only_the_event_that_hangs_is_given_up() {
 }
 
 /// The deadline is each handler's own, however many are on their way.
-#[tokio::test]
-async fn slow_handlers_do_not_use_up_the_time_of_others() {
+async fn slow_handlers_do_not_use_up_the_time_of_others(plugin: (&str, &str)) {
     let events: Vec<(&str, u64)> = (0..200).map(|n| (if n < 100 { "n" } else { "slow" }, n)).collect();
-    let Some(done) = run("[limits]\ntimeout = \"1s\"\n", &events).await else { return };
+    let Some(done) = run(plugin, "[limits]\ntimeout = \"1s\"\n", &events).await else { return };
     let expected: Vec<String> = events.iter().map(|(topic, n)| format!("{topic} {n}")).collect();
     assert_eq!(done, expected);
 }
 
-#[tokio::test]
-async fn every_handler_is_timed_by_itself() {
-    if !Installed::look().has("python") {
+async fn every_handler_is_timed_by_itself((language, source): (&str, &str)) {
+    if !Installed::look().has(language) {
         return;
     }
     let dir = tempfile::tempdir().expect("a folder");
-    let host = Host::builder().plugin(plugin(dir.path(), "series", "python", SOURCE, "")).build().await;
+    let host = Host::builder().plugin(plugin(dir.path(), "series", language, source, "")).build().await;
     let host = host.expect("a host");
     let mut news = host.subscribe_lossless();
     for n in 0..200u64 {

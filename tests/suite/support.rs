@@ -60,3 +60,10 @@ pub fn processes_with(mark: &str) -> Vec<String> {
     }
     found
 }
+
+/// This process's memory.
+pub fn resident_bytes() -> u64 {
+    let status = fs::read_to_string("/proc/self/status").expect("readable");
+    let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:")).expect("VmRSS");
+    line.trim().trim_end_matches(" kB").parse::<u64>().expect("a number") * 1024
+}

@@ -1,7 +1,7 @@
 -- `bridge` is there already: nothing to require, nothing to install.
 
 --- greet(name): a greeting for name
-local function greet(name)
+function greet(name)
   return bridge.config.greeting .. ", " .. name
 end
 bridge.export("greet", greet)

@@ -88,6 +88,11 @@ bridge_export ("keyboard", @() input ("your name? ", "s"));
 bridge_export ("exit_now", @exit_now);
 
 bridge_on ("conf.echo", @echo_event);
+function value = once (event)
+  bridge_state_update ("once", @(n) n + 1, 0, event);
+  value = bridge_state_update ("once", @(n) n + 1, 0, event);
+endfunction
+bridge_on ("conf.once", @once);
 bridge_on ("conf.batch", @(events) cellfun (@(event) event.data.n * 2, events), "batch", 10);
 bridge_on ("conf.fail", @(event) error ("conf.fail always fails"));
 bridge_filter ("conf.filter", @extend_path, "priority", 10);

@@ -122,6 +122,13 @@ def always_fails(event):
     raise RuntimeError("conf.fail always fails")
 
 
+@bridge.on("conf.once")
+def once(event):
+    for _ in range(2):
+        value = bridge.state.update("once", lambda n: n + 1, default=0, once=event)
+    return value
+
+
 @bridge.filter("conf.filter", priority=10)
 def filter_path(event):
     if event.data.get("drop"):

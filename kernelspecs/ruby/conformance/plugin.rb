@@ -62,6 +62,7 @@ bridge.export("exit_now") { exit!(3) }
 
 bridge.on("conf.echo") { |event| { topic: event.topic, data: event.data, attempt: event.attempt } }
 bridge.on("conf.batch", batch: 10) { |events| events.map { |event| event.data["n"] * 2 } }
+bridge.on("conf.once") { |event| Array.new(2) { bridge.state.update("once", 0, once: event) { |n| n + 1 } }.last }
 bridge.on("conf.fail") { raise "conf.fail always fails" }
 
 bridge.filter("conf.filter", priority: 10) do |event|

@@ -122,8 +122,9 @@ fn an_unknown_language_is_answered_with_all_that_are_known() {
     write(dir.path(), "lua/shim.x", "");
     let languages = load(vec![LanguageOrigin::Named(dir.path().to_owned())]);
     assert_eq!(languages.find("JS").expect("an alias").language.name, "javascript");
+    // Nearest is the alias `deno`.
     let expected = format!(
-        "no language `denno` (did you mean `deno`?); there are `javascript`, `lua`; \
+        "no language `denno` (did you mean `javascript`?); there are `javascript`, `lua`; \
          `kernelbridge install` can bring `javascript`; looked in {}",
         dir.path().display()
     );

@@ -76,6 +76,7 @@ impl Actor {
             drop(reply.send(Err(error.clone())));
         }
         self.host.news(&self.name, PluginNews::Gone { reason: error.message.clone() });
+        self.death.send_replace(Some(error.clone()));
         self.state.dead = Some(error);
     }
 
@@ -86,7 +87,7 @@ impl Actor {
         for frame in self.state.stack.drain(..) {
             match frame {
                 Frame::Serving { reply, .. } => {
-                    graph.pop(&self.name);
+                    graph.pop(&self.seat);
                     replies.extend(reply);
                 }
                 Frame::Waiting { abort, .. } => abort.abort(),
@@ -98,7 +99,7 @@ impl Actor {
     pub(super) fn fail_queued(&mut self, index: usize, error: RpcError) {
         if let Some(Queued { job, told }) = self.state.queued.remove(index) {
             if told {
-                self.graph.lock().unwrap_or_else(PoisonError::into_inner).stop_waiting(job.chain.id, &self.name);
+                self.graph.lock().unwrap_or_else(PoisonError::into_inner).stop_waiting(job.chain.id, &self.seat);
             }
             drop(job.reply.send(Err(error.in_plugin(&self.name))));
         }

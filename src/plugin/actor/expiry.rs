@@ -69,10 +69,21 @@ impl Actor {
         }
     }
 
+    /// What is still under way has no time left: a shutdown does not wait for the deadlines of handlers.
+    pub(super) fn cut_short(&mut self) {
+        let now = Instant::now();
+        for frame in &mut self.state.stack {
+            if let Frame::Serving { deadline, .. } = frame {
+                *deadline = now.min(*deadline);
+            }
+        }
+    }
+
     fn expire_queued(&mut self, now: Instant) {
         while let Some(index) = self.state.queued.iter().position(|queued| queued.job.deadline <= now) {
             let message = "its deadline passed while it waited for the plugin";
-            self.fail_queued(index, RpcError::new(ErrorKind::Timeout, message));
+            // An event that was never begun must not pay for the handler before it.
+            self.fail_queued(index, RpcError { not_begun: true, ..RpcError::new(ErrorKind::Timeout, message) });
         }
     }
 

@@ -16,7 +16,7 @@ use futures_util::{
     stream::FuturesUnordered,
 };
 use serde_json::value::RawValue;
-use tokio::sync::{mpsc, oneshot};
+use tokio::sync::{mpsc, oneshot, watch};
 
 use crate::{
     chain::Chain,
@@ -40,6 +40,10 @@ const QUEUED: usize = 1024;
 /// Owns one kernel.
 pub(super) struct Actor {
     pub name: Arc<str>,
+    /// Its name in the graph.
+    pub seat: Arc<str>,
+    /// Told when the kernel is gone.
+    pub death: watch::Sender<Option<RpcError>>,
     pub client: KernelClient,
     pub language: Arc<Language>,
     pub carrier: Carrier,
@@ -58,6 +62,8 @@ pub(super) struct State {
     queued: VecDeque<Queued>,
     stack: Vec<Frame>,
     calls: FuturesUnordered<HostCall>,
+    /// Each ends with a process that the kernel cannot do without.
+    children: FuturesUnordered<Pin<Box<dyn Future<Output = ()> + Send>>>,
     next_id: u64,
     next_token: u64,
     /// The shim became ready over this carrier before, so if it does not again, it is gone.
@@ -139,6 +145,7 @@ enum Happened {
     Answered(u64, CallOutcome),
     Timer,
     Exit,
+    ChildExit,
 }
 
 impl Actor {
@@ -163,6 +170,7 @@ impl Actor {
                 Some((token, outcome)) = state.calls.next() => Happened::Answered(token, outcome),
                 mail = self.inbox.recv(), if state.queued.len() < QUEUED => Happened::Mail(mail),
                 () = &mut timer => Happened::Timer,
+                Some(()) = state.children.next(), if state.dead.is_none() => Happened::ChildExit,
                 _ = exit.wait_for(Option::is_some), if state.dead.is_none() => Happened::Exit,
             };
             match happened {
@@ -172,7 +180,11 @@ impl Actor {
                     (self.carrier, self.is_async) = (carrier, is_async);
                     self.end_turn();
                 }
-                Happened::Mail(Some(Mail::Stop { grace, done })) => self.state.stop = Some((grace, done)),
+                Happened::Mail(Some(Mail::WatchInterpreter)) => self.watch_interpreter(),
+                Happened::Mail(Some(Mail::Stop { grace, done })) => {
+                    self.cut_short();
+                    self.state.stop = Some((grace, done));
+                }
                 // The handle is gone, and with it anyone who could wait.
                 Happened::Mail(None) => break,
                 Happened::Turn(TurnEvent::Message(message)) => self.receive(message),
@@ -182,6 +194,7 @@ impl Actor {
                 Happened::Answered(token, outcome) => self.answered(token, outcome),
                 Happened::Timer => self.expire().await,
                 Happened::Exit => self.exited(),
+                Happened::ChildExit => self.kill("the interpreter behind the kernel ended".into()).await,
             }
         }
         let (grace, done) = match self.state.stop.take() {
@@ -195,14 +208,26 @@ impl Actor {
         }
     }
 
+    fn watch_interpreter(&mut self) {
+        match self.client.process().child_exits() {
+            Ok(exits) => {
+                self.state.children.extend(exits.into_iter().map(|exit| -> Pin<Box<dyn Future<Output = ()> + Send>> {
+                    Box::pin(async move { drop(exit.readable().await) })
+                }))
+            }
+            // Then its death shows at the next turn.
+            Err(error) => tracing::debug!(plugin = &*self.name, %error, "cannot watch the interpreter"),
+        }
+    }
+
     /// Do all that can be done now.
     async fn advance(&mut self) {
         if let Some(error) = &self.state.dead {
             for Queued { job, told } in self.state.queued.drain(..) {
                 if told {
-                    self.graph.lock().unwrap_or_else(PoisonError::into_inner).stop_waiting(job.chain.id, &self.name);
+                    self.graph.lock().unwrap_or_else(PoisonError::into_inner).stop_waiting(job.chain.id, &self.seat);
                 }
-                drop(job.reply.send(Err(error.clone())));
+                drop(job.reply.send(Err(RpcError { not_begun: true, ..error.clone() })));
             }
             return;
         }
@@ -251,7 +276,7 @@ impl Actor {
             let wanted = !queued.job.reply.is_closed();
             if !wanted && queued.told {
                 let mut graph = self.graph.lock().unwrap_or_else(PoisonError::into_inner);
-                graph.stop_waiting(queued.job.chain.id, &self.name);
+                graph.stop_waiting(queued.job.chain.id, &self.seat);
             }
             wanted
         });
@@ -261,12 +286,12 @@ impl Actor {
                 let mut graph = self.graph.lock().unwrap_or_else(PoisonError::into_inner);
                 self.state.queued.iter_mut().position(|queued| {
                     let chain = queued.job.chain.id;
-                    if graph.would_wait_for_itself(chain, &self.name).is_some() {
+                    if graph.would_wait_for_itself(chain, &self.seat).is_some() {
                         return true;
                     }
                     if !queued.told {
                         queued.told = true;
-                        graph.wait(chain, &self.name);
+                        graph.wait(chain, &self.seat);
                     }
                     false
                 })
@@ -275,7 +300,7 @@ impl Actor {
                 let mut graph = self.graph.lock().unwrap_or_else(PoisonError::into_inner);
                 for queued in self.state.queued.iter_mut().filter(|queued| !queued.told) {
                     queued.told = true;
-                    graph.wait(queued.job.chain.id, &self.name);
+                    graph.wait(queued.job.chain.id, &self.seat);
                 }
                 None
             }
@@ -292,9 +317,9 @@ impl Actor {
         {
             let mut graph = self.graph.lock().unwrap_or_else(PoisonError::into_inner);
             if told {
-                graph.stop_waiting(job.chain.id, &self.name);
+                graph.stop_waiting(job.chain.id, &self.seat);
             }
-            graph.push(&self.name, job.chain.id);
+            graph.push(&self.seat, job.chain.id);
         }
         self.state.next_id += 1;
         let id = self.state.next_id;
@@ -404,6 +429,13 @@ impl Actor {
 
     /// The plugin answered a request of ours; only that on top of its stack can be.
     fn finished(&mut self, answered: u64, result: Result<Box<RawValue>, RpcError>) {
+        // A handler that was interrupted while it waited for a call no longer does.
+        if let [.., Frame::Serving { id, .. }, Frame::Waiting { abort, .. }] = self.state.stack.as_slice()
+            && *id == answered
+        {
+            abort.abort();
+            self.state.stack.pop();
+        }
         match self.state.stack.last() {
             Some(Frame::Serving { id, .. }) if *id == answered => {}
             _ => {
@@ -412,7 +444,7 @@ impl Actor {
             }
         }
         let Some(Frame::Serving { reply, fate, .. }) = self.state.stack.pop() else { return };
-        self.graph.lock().unwrap_or_else(PoisonError::into_inner).pop(&self.name);
+        self.graph.lock().unwrap_or_else(PoisonError::into_inner).pop(&self.seat);
         if fate != Fate::Running {
             self.client.clear_cancel();
         }
@@ -423,15 +455,16 @@ impl Actor {
 
     /// The plugin asks something of the host.
     fn asked(&mut self, id: u64, plea: Result<Plea, RpcError>) {
+        // A handler that was interrupted while it waited for a call, and calls again.
+        if let Some(Frame::Waiting { abort, .. }) = self.state.stack.last() {
+            abort.abort();
+            self.state.stack.pop();
+        }
         let chain = match self.state.stack.last() {
             Some(Frame::Serving { chain, deadline, .. }) => {
                 Chain { deadline: chain.deadline.min(*deadline), ..chain.clone() }
             }
-            Some(Frame::Waiting { .. }) => {
-                let reason = format!("request {id} while it waits for another");
-                return self.host.news(&self.name, PluginNews::Odd { reason });
-            }
-            None => {
+            _ => {
                 let error = RpcError::new(ErrorKind::Cancelled, "no handler is running; calls belong inside one");
                 return self.send(rpc::response(id, &Err(error)));
             }

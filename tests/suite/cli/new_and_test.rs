@@ -16,6 +16,11 @@ macro_rules! languages {
             fn makes_a_plugin_that_works() {
                 super::works(stringify!($language));
             }
+
+            #[test]
+            fn makes_a_notebook_that_works() {
+                super::notebook_works(stringify!($language));
+            }
         })*
     };
 }
@@ -38,6 +43,24 @@ fn works(language: &str) {
     let ran = desk.run_with(&run, "{\"name\": \"Ada\"}\n{\"name\": \"Grace\"}\n").with(0);
     let data: Vec<_> = ran.lines().into_iter().map(|line| line["data"].clone()).collect();
     assert_eq!(data, [json!({ "text": "hello, Ada", "count": 1 }), json!({ "text": "hello, Grace", "count": 2 })]);
+    desk.leaves_nothing();
+}
+
+fn notebook_works(language: &str) {
+    if !Installed::look().has(language) {
+        return;
+    }
+    let _one = one_at_a_time();
+    let desk = Desk::new();
+    desk.run(&["new", language, "first-one", "--notebook"]).with(0);
+    let tested = desk.run(&["test", "first-one"]).with(0);
+    assert!(tested.out.contains("  ok      plugin.ipynb[2]  "), "{}", tested.out);
+    assert!(tested.out.ends_with("4 passed, 0 failed\n"), "{}", tested.out);
+    let file = desk.path("first-one/plugin.ipynb");
+    let wrong = fs::read_to_string(&file).expect("a notebook").replace("hello, Ada", "bye, Ada");
+    fs::write(file, wrong).expect("written");
+    let tested = desk.run(&["test", "first-one"]).with(1);
+    assert!(tested.out.contains("  FAILED  plugin.ipynb[2]  "), "{}", tested.out);
     desk.leaves_nothing();
 }
 

@@ -75,7 +75,7 @@ fn a_handler_that_raises_is_a_failure_line_and_status_1() {
     let lines: Vec<Value> = out.lines().map(|line| serde_json::from_str(line).expect("JSON")).collect();
     assert_eq!(lines[0]["type"], "failure");
     assert_eq!(lines[0]["error"]["message"], "ValueError: -1 is negative");
-    assert_eq!(lines[0]["attempts"], 1);
+    assert_eq!(lines[0]["attempts"], 3);
     assert_eq!((&lines[1]["type"], &lines[1]["result"]), (&json!("result"), &json!(6)));
     assert!(ended.err.contains("(number) failed: plugin `p`: ValueError: -1 is negative\n"), "{}", ended.err);
     desk.leaves_nothing();
@@ -154,7 +154,20 @@ fn languages_are_listed_for_programs() {
 #[test]
 fn shells_and_manuals_know_every_command() {
     let desk = Desk::new();
-    let commands = ["run", "call", "new", "test", "state", "languages", "doctor", "install", "completions", "man"];
+    let commands = [
+        "run",
+        "call",
+        "new",
+        "test",
+        "state",
+        "dead-letters",
+        "release",
+        "languages",
+        "doctor",
+        "install",
+        "completions",
+        "man",
+    ];
     for shell in ["bash", "zsh", "fish", "elvish", "powershell"] {
         let script = desk.run(&["completions", shell]).with(0).out;
         for command in commands {

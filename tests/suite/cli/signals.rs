@@ -37,9 +37,10 @@ struct Busy {
     _input: ChildStdin,
 }
 
-fn busy(desk: &Desk, events: &str) -> Busy {
+fn busy(desk: &Desk, events: &str, args: &[&str]) -> Busy {
     desk.python("sleeper", "[permissions]\nemit = [\"begun\"]\n", SLEEPER);
-    let mut command = desk.command(&["run", "sleeper", "--topic", "sleep", "--events", "-", "--state", ":memory:"]);
+    let all = [&["run", "sleeper", "--topic", "sleep", "--events", "-", "--state", ":memory:"], args].concat();
+    let mut command = desk.command(&all);
     let mut child = command.stdin(Stdio::piped()).spawn().expect("starts");
     let mut input = child.stdin.take().expect("a pipe");
     input.write_all(events.as_bytes()).expect("written");
@@ -71,7 +72,7 @@ fn ctrl_c_lets_what_was_accepted_end() {
     }
     let _one = one_at_a_time();
     let desk = Desk::new();
-    let busy = busy(&desk, "1\n0.1\n");
+    let busy = busy(&desk, "1\n0.1\n", &[]);
     busy.signal(Signal::SIGINT);
     let ended = busy.end().with(0);
     let results: Vec<_> = ended.lines().into_iter().filter(|line| line["type"] == "result").collect();
@@ -87,7 +88,7 @@ fn a_second_ctrl_c_kills_at_once() {
     }
     let _one = one_at_a_time();
     let desk = Desk::new();
-    let busy = busy(&desk, "50\n50\n");
+    let busy = busy(&desk, "50\n50\n", &[]);
     let folders = kernel_folders(&desk);
     assert!(!folders.is_empty());
     busy.signal(Signal::SIGINT);
@@ -102,13 +103,29 @@ fn a_second_ctrl_c_kills_at_once() {
 }
 
 #[test]
+fn the_drain_after_ctrl_c_is_bounded() {
+    if !Installed::look().has("python") {
+        return;
+    }
+    let _one = one_at_a_time();
+    let desk = Desk::new();
+    let busy = busy(&desk, "50\n50\n50\n", &["--drain-timeout", "200ms"]);
+    let began = Instant::now();
+    busy.signal(Signal::SIGINT);
+    let ended = busy.end().with(1);
+    assert!(began.elapsed() < Duration::from_secs(8), "{:?}", began.elapsed());
+    assert!(ended.err.ends_with("\nplugin `sleeper` dropped 3 of `sleep` (shutdown)\n"), "{}", ended.err);
+    desk.leaves_nothing();
+}
+
+#[test]
 fn sigterm_is_as_ctrl_c() {
     if !Installed::look().has("python") {
         return;
     }
     let _one = one_at_a_time();
     let desk = Desk::new();
-    let busy = busy(&desk, "0.5\n");
+    let busy = busy(&desk, "0.5\n", &[]);
     busy.signal(Signal::SIGTERM);
     busy.end().with(0);
     desk.leaves_nothing();
@@ -121,7 +138,7 @@ fn kill_9_leaves_no_process_and_no_folder() {
     }
     let _one = one_at_a_time();
     let desk = Desk::new();
-    let busy = busy(&desk, "50\n");
+    let busy = busy(&desk, "50\n", &[]);
     let folders = kernel_folders(&desk);
     assert!(!folders.is_empty() && folders.iter().all(|folder| folder.is_dir()));
     busy.signal(Signal::SIGKILL);

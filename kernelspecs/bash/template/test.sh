@@ -1,0 +1,1 @@
+greeting Ada && [[ $REPLY == '"hello, Ada"' ]]

@@ -1,0 +1,1 @@
+@assert greet("Ada") == "hello, Ada"

@@ -1,0 +1,1 @@
+if (greet("Ada") !== "hello, Ada") throw new Error(`not greeted: ${greet("Ada")}`);

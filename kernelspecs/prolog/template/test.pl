@@ -1,0 +1,1 @@
+:- greet("Ada", Text), ( Text == "hello, Ada" -> true ; throw(not_greeted(Text)) ).

@@ -1,0 +1,1 @@
+stopifnot(greet("Ada") == "hello, Ada")

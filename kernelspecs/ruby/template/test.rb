@@ -1,0 +1,1 @@
+raise "not greeted: #{greet("Ada")}" unless greet("Ada") == "hello, Ada"

@@ -1,0 +1,12 @@
+misbehave <- function(what) {
+  if (what == "exit") quit("no", 1)
+  if (what == "loop") repeat {}
+  if (what == "flood") for (i in 1:2000) cat(strrep("x", 1000), "\n")
+  if (what == "raise") stop(what)
+}
+
+bridge$on("chaos", function(event) {
+  cat(event$data$n, "\n", sep = "", file = bridge$config$log, append = TRUE)
+  if (event$attempt == 1 || event$data$always) misbehave(event$data$what)
+  event$data$n
+})

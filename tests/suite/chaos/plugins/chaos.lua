@@ -1,0 +1,13 @@
+local function misbehave(what)
+  if what == "exit" then os.exit(1) end
+  while what == "loop" do end
+  if what == "flood" then for _ = 1, 20000 do print(("x"):rep(100)) end end
+  if what == "raise" then error(what) end
+end
+
+bridge.on("chaos", function(event)
+  local log <close> = io.open(bridge.config.log, "a")
+  log:write(event.data.n, "\n")
+  if event.attempt == 1 or event.data.always then misbehave(event.data.what) end
+  return event.data.n
+end)
