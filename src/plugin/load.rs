@@ -33,8 +33,6 @@ use crate::{
 const INBOX: usize = 64;
 /// How long a kernel may take to start, if no manifest says.
 const STARTUP: Duration = Duration::from_secs(60);
-/// Largest message from a shim, unless the language has a lower limit.
-const MESSAGE_BYTES: usize = 256 * 1024 * 1024;
 
 /// A kernel to run plugins in: an installed kernelspec and what is known of its language.
 #[derive(Debug, Clone)]
@@ -66,12 +64,12 @@ pub struct PluginSource {
     pub cells: Vec<Cell>,
     /// `[config]`.
     pub config: Map<String, Value>,
-    /// Which of several instances it is.
-    pub instance: Option<u32>,
     /// Names of the host's variables that its kernel gets.
     pub env: Vec<String>,
     /// `[limits]`.
     pub limits: manifest::Limits,
+    /// Which of several instances it is.
+    pub instance: Option<u32>,
     /// A carrier that must be used; `None`: the first that works.
     pub carrier: Option<Carrier>,
     /// For a plugin at the basic level: code to execute for events and calls.
@@ -187,13 +185,20 @@ impl Plugin {
                     execute(&client, runtime, &cell.source, deadline).await?;
                 }
                 plugin.handlers = template::handlers(template);
-                let actor = TemplateActor { name, client, template: template.clone(), inbox: mail, death };
+                let actor = TemplateActor {
+                    name,
+                    client,
+                    template: template.clone(),
+                    limit_bytes: source.limits.result_bytes,
+                    inbox: mail,
+                    death,
+                };
                 plugin.keep(tokio::spawn(actor.run()));
             }
             (None, Some(language), Some(shim)) => {
                 let bootstrap = language.shim.as_ref().and_then(|shim| shim.bootstrap.as_deref()).unwrap_or(shim);
                 execute(&client, runtime, bootstrap, deadline).await?;
-                let limit_bytes = MESSAGE_BYTES;
+                let limit_bytes = usize::try_from(source.limits.result_bytes).unwrap_or(usize::MAX);
                 let (carrier, is_async, state) = (Carrier::Pipe, false, State::default());
                 let actor = Actor {
                     name,

@@ -9,10 +9,12 @@ use std::{io, path::Path};
 use bytes::{Buf, BytesMut};
 use tokio::net::unix::pipe::{OpenOptions, Receiver, Sender};
 
-use crate::provision::Folder;
+use crate::{provision::Folder, rpc};
 
 /// Longest line of digits that announces a body.
 const LENGTH_DIGITS: usize = 12;
+/// A body of this size is not even passed over; who announces it is not to be believed.
+const ABSURD_BYTES: usize = 1 << 30;
 /// Room made for each read.
 const READ_BYTES: usize = 64 * 1024;
 
@@ -24,8 +26,26 @@ pub(super) struct Pipe {
     inbox: BytesMut,
     outbox: BytesMut,
     limit_bytes: usize,
+    /// A body beyond the limit that is being passed over.
+    skipped: Option<Skipped>,
     /// The shim has closed its end, or never opened it.
     pub closed: bool,
+}
+
+/// What was read.
+#[derive(Debug)]
+pub(super) enum Frame {
+    /// A whole body.
+    Body(BytesMut),
+    /// The beginning of one that is larger than the limit.
+    TooLarge { head: BytesMut, size_bytes: usize },
+}
+
+#[derive(Debug)]
+struct Skipped {
+    head: BytesMut,
+    size_bytes: usize,
+    left: usize,
 }
 
 impl Pipe {
@@ -39,6 +59,7 @@ impl Pipe {
             inbox: BytesMut::with_capacity(READ_BYTES),
             outbox: BytesMut::new(),
             limit_bytes,
+            skipped: None,
             closed: false,
         };
         pipe.drain_stale(folder)?;
@@ -105,13 +126,16 @@ impl Pipe {
         Ok(())
     }
 
-    /// The next whole body that was read.
+    /// The next body that was read. What is larger than the limit never is in memory.
     ///
     /// # Errors
     ///
-    /// When the other side does not keep to `<length>\n<body>`, or announces more than the limit: nothing after that
-    /// can be trusted.
-    pub fn pop(&mut self) -> io::Result<Option<BytesMut>> {
+    /// When the other side does not keep to `<length>\n<body>`, or announces what cannot be: nothing after that can be
+    /// trusted.
+    pub fn pop(&mut self) -> io::Result<Option<Frame>> {
+        if self.skipped.is_some() {
+            return Ok(self.skip());
+        }
         let invalid = |message: String| io::Error::new(io::ErrorKind::InvalidData, message);
         let head = &self.inbox[..self.inbox.len().min(LENGTH_DIGITS + 1)];
         let Some(end) = head.iter().position(|&byte| byte == b'\n') else {
@@ -124,14 +148,33 @@ impl Pipe {
         let Some(length) = length else {
             return Err(invalid("a frame does not begin with its length".into()));
         };
+        if length >= ABSURD_BYTES {
+            return Err(invalid(format!("a frame of {length} bytes, more than any limit allows")));
+        }
         if length > self.limit_bytes {
-            return Err(invalid(format!("a frame of {length} bytes, more than the limit of {}", self.limit_bytes)));
+            self.inbox.advance(end + 1);
+            self.skipped = Some(Skipped { head: BytesMut::new(), size_bytes: length, left: length });
+            return Ok(self.skip());
         }
         if self.inbox.len() < end + 1 + length {
             return Ok(None);
         }
         self.inbox.advance(end + 1);
-        Ok(Some(self.inbox.split_to(length)))
+        Ok(Some(Frame::Body(self.inbox.split_to(length))))
+    }
+
+    /// Let go of what was read of a body that is too large; its beginning, once all of it has passed.
+    fn skip(&mut self) -> Option<Frame> {
+        let skipped = self.skipped.as_mut()?;
+        let passing = self.inbox.split_to(self.inbox.len().min(skipped.left));
+        let room = rpc::HEAD_BYTES.saturating_sub(skipped.head.len());
+        skipped.head.extend_from_slice(&passing[..passing.len().min(room)]);
+        skipped.left -= passing.len();
+        if skipped.left > 0 {
+            return None;
+        }
+        let Skipped { head, size_bytes, .. } = self.skipped.take()?;
+        Some(Frame::TooLarge { head, size_bytes })
     }
 }
 
@@ -160,7 +203,10 @@ mod tests {
             shim.write_all(part.as_bytes()).expect("writes");
             pipe.progress().await.expect("reads");
         }
-        let mut pop = || pipe.pop().expect("frames").map(|body| String::from_utf8(body.to_vec()).expect("text"));
+        let mut pop = || match pipe.pop().expect("frames") {
+            Some(Frame::Body(body)) => Some(String::from_utf8(body.to_vec()).expect("text")),
+            other => other.map(|frame| panic!("{frame:?}")),
+        };
         assert_eq!([pop(), pop(), pop()], [Some("abc".into()), Some("de".into()), None]);
         drop(shim);
         pipe.progress().await.expect("reads");
@@ -181,8 +227,31 @@ mod tests {
     }
 
     #[tokio::test]
+    async fn what_is_too_large_is_passed_over_and_what_follows_is_read() {
+        let (folder, mut pipe) = pipe();
+        let mut shim = fs::OpenOptions::new().write(true).open(folder.path().join(Folder::TO_HOST)).expect("opens");
+        let size = 200_000;
+        let writing = std::thread::spawn(move || {
+            write!(shim, "{size}\n{}3\nabc", "x".repeat(size)).expect("writes");
+            shim
+        });
+        let mut frames = Vec::new();
+        while frames.len() < 2 {
+            pipe.progress().await.expect("reads");
+            while let Some(frame) = pipe.pop().expect("frames") {
+                frames.push(frame);
+            }
+            assert!(pipe.inbox.capacity() <= 4 * READ_BYTES, "{}", pipe.inbox.capacity());
+        }
+        let Frame::TooLarge { head, size_bytes } = &frames[0] else { panic!("{frames:?}") };
+        assert_eq!((head.len(), *size_bytes), (rpc::HEAD_BYTES, size));
+        assert!(matches!(&frames[1], Frame::Body(body) if body == "abc"));
+        writing.join().expect("no panic");
+    }
+
+    #[tokio::test]
     async fn lies_about_length_are_errors() {
-        for lie in ["x\n", "101\n", "9999999999999", "-1\n", "\n"] {
+        for lie in ["x\n", "1073741824\n", "9999999999999", "-1\n", "\n"] {
             let (folder, mut pipe) = pipe();
             let mut shim = fs::OpenOptions::new().write(true).open(folder.path().join(Folder::TO_HOST)).expect("opens");
             shim.write_all(lie.as_bytes()).expect("writes");

@@ -41,6 +41,7 @@ pub(super) struct TemplateActor {
     pub name: Arc<str>,
     pub client: KernelClient,
     pub template: Template,
+    pub limit_bytes: u64,
     pub inbox: mpsc::Receiver<Mail>,
     pub death: watch::Sender<Option<RpcError>>,
 }
@@ -97,7 +98,12 @@ impl TemplateActor {
         let left = Instant::from_std(job.deadline).saturating_duration_since(Instant::now());
         let execution = self.client.execute(&ExecuteRequest::new(code)).await.map_err(|error| gone(&error))?;
         match execution.finish(left).await {
-            Ok(executed) => shown(executed),
+            Ok(executed) => match shown(executed)? {
+                value if value.get().len() as u64 > self.limit_bytes => {
+                    Err(rpc::too_large(value.get().len(), self.limit_bytes as usize))
+                }
+                value => Ok(value),
+            },
             Err(ClientError::Timeout { .. }) => {
                 // Whatever runs is stopped; if it is not, the next request waits behind it until its own deadline.
                 let _ = self.client.interrupt().await;

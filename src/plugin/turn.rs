@@ -6,7 +6,10 @@ use tokio::time::{Instant, sleep_until};
 
 use crate::{
     client::{ClientError, Execution, ExecutionEvent, Input},
-    plugin::{Carrier, pipe::Pipe},
+    plugin::{
+        Carrier,
+        pipe::{Frame, Pipe},
+    },
     rpc::{self, Inbound},
     wire::content,
 };
@@ -46,6 +49,7 @@ pub(super) struct Turn {
     execution: Execution,
     road: Road,
     arrived: VecDeque<Inbound>,
+    limit_bytes: usize,
     reply: Option<content::ExecuteReply>,
     /// When the shim was seen to have closed the pipe.
     closed_at: Option<Instant>,
@@ -64,10 +68,11 @@ enum Road {
 impl Turn {
     /// The FIFOs must be open before the turn's `execute_request` is sent.
     pub fn prepare(carrier: Carrier, folder: &Path, limit_bytes: usize) -> Result<PreparedTurn, TurnError> {
-        Ok(PreparedTurn(match carrier {
+        let road = match carrier {
             Carrier::Pipe => Road::Pipe(Box::new(Pipe::open(folder, limit_bytes).map_err(TurnError::Pipe)?)),
             Carrier::Jupyter => Road::Jupyter { prompt: None, outbox: VecDeque::new() },
-        }))
+        };
+        Ok(PreparedTurn { road, limit_bytes })
     }
 
     /// Queue a message and send what can be sent at once.
@@ -98,9 +103,12 @@ impl Turn {
                 return Ok(TurnEvent::Message(message));
             }
             if let Road::Pipe(pipe) = &mut self.road
-                && let Some(body) = pipe.pop().map_err(TurnError::Pipe)?
+                && let Some(frame) = pipe.pop().map_err(TurnError::Pipe)?
             {
-                self.arrived.extend(Inbound::parse(&body));
+                self.arrived.extend(match frame {
+                    Frame::Body(body) => Inbound::parse(&body),
+                    Frame::TooLarge { head, size_bytes } => Inbound::parse_head(&head, size_bytes, self.limit_bytes),
+                });
                 continue;
             }
             if let Some(reply) = self.reply.take() {
@@ -152,7 +160,12 @@ impl Turn {
     /// A prompt of the shim's holds messages; any other is the author's own.
     fn prompted(&mut self, input: Input) -> Option<Input> {
         let Road::Jupyter { prompt, outbox } = &mut self.road else { return Some(input) };
-        let messages = Inbound::parse(input.prompt.as_bytes());
+        let bytes = input.prompt.as_bytes();
+        let messages = if bytes.len() > self.limit_bytes {
+            Inbound::parse_head(&bytes[..bytes.len().min(rpc::HEAD_BYTES)], bytes.len(), self.limit_bytes)
+        } else {
+            Inbound::parse(bytes)
+        };
         if messages.iter().any(|message| matches!(message, Inbound::Bad { .. })) {
             return Some(input);
         }
@@ -175,12 +188,16 @@ impl Turn {
 }
 
 /// A carrier that is ready for its turn.
-pub(super) struct PreparedTurn(Road);
+pub(super) struct PreparedTurn {
+    road: Road,
+    limit_bytes: usize,
+}
 
 impl PreparedTurn {
     /// The turn, once its `execute_request` was sent.
     pub fn open(self, execution: Execution) -> Turn {
-        Turn { execution, road: self.0, arrived: VecDeque::new(), reply: None, closed_at: None }
+        let Self { road, limit_bytes } = self;
+        Turn { execution, road, arrived: VecDeque::new(), limit_bytes, reply: None, closed_at: None }
     }
 }
 

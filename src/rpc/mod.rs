@@ -6,6 +6,7 @@
 mod error;
 mod inbound;
 mod outbound;
+mod oversized;
 
 pub use error::{ErrorKind, RpcError};
 pub use inbound::{Handler, HandlerKind, Inbound, InitializeResult, LoadResult, LogLevel, Outcome, Outcomes, Plea};
@@ -13,6 +14,7 @@ pub use outbound::{
     Call, Cell, Deliver, DeliverBatch, DeliverSeries, EventBody, Filtered, Initialize, Load, PluginId, notification,
     request, response,
 };
+pub use oversized::{HEAD_BYTES, too_large};
 
 use serde_json::value::RawValue;
 

@@ -326,7 +326,8 @@ async fn state_once_is_done_once_however_often_the_event_comes() {
         host.emit("count", &n).await.expect("accepted");
     }
     drained(&host).await;
-    assert_eq!((stats(&host).handled, stats(&host).restarts), (3, 3));
+    assert_eq!(stats(&host).handled, 3);
+    assert!(stats(&host).restarts >= 3);
     assert_eq!(host.store().get("sum").expect("readable").expect("there").get(), "111");
     host.shutdown().await;
 }

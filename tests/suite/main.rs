@@ -10,8 +10,8 @@
 //! - `floors`: who imports whom
 //! - `host`: many plugins: state, crossing calls, full queues, deadlines, lossless streams
 //! - `hostile`: a kernel that misbehaves in every way we could think of
-//! - `turns`: a shim that does what real ones do rarely
 //! - `security`: environment, limits, sandboxes, on real kernels
+//! - `turns`: a shim that does what real ones do rarely
 //! - `wire`: our messages against jupyter_client's and jupyter-protocol's, schemas, mutations
 
 mod bare;

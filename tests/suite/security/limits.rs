@@ -1,14 +1,20 @@
 //! Plugins that take more than `[limits]` gives them.
 
-use std::time::{Duration, Instant};
+use std::{
+    fs,
+    time::{Duration, Instant},
+};
 
 use kernelbridge::{
     host::Host,
     rpc::{ErrorKind, RpcError},
 };
-use serde_json::Value;
+use serde_json::{Value, json};
 
-use crate::{host::plugin, support::Installed};
+use crate::{
+    host::plugin,
+    support::{Installed, copy_files, root},
+};
 
 const GREEDY: &str = r#"
 import os, subprocess, sys, time
@@ -115,4 +121,42 @@ async fn limits_hold_for_the_interpreter_behind_a_kernel() {
     let error = gone(&host, "spin", &[]).await;
     assert!(error.message.contains("more than the limit of 6 s ([limits] cpu)"), "{}", error.message);
     host.shutdown().await;
+}
+
+const LANGUAGES: [&str; 8] = ["python", "r", "javascript", "node", "lua", "octave", "bash", "prolog"];
+
+/// What is too large is an error in the plugin or at its caller, and the plugin lives on.
+#[tokio::test]
+async fn messages_beyond_the_limit_are_errors_in_every_language() {
+    let installed = Installed::look();
+    for (language, carrier) in
+        LANGUAGES.map(|language| (language, "pipe")).into_iter().chain([("python", "jupyter"), ("r", "jupyter")])
+    {
+        if !installed.has(language) {
+            continue;
+        }
+        let dir = tempfile::tempdir().expect("a folder");
+        copy_files(&root().join("kernelspecs").join(language).join("conformance"), dir.path());
+        let manifest = fs::read_to_string(dir.path().join("plugin.toml")).expect("readable");
+        let manifest = manifest.replace("[plugin]", &format!("[plugin]\ncarrier = \"{carrier}\""));
+        fs::write(dir.path().join("plugin.toml"), manifest + "[limits]\nresult = \"100KB\"\n").expect("written");
+        let size = |(text,): (String,)| async move { Ok::<_, String>(text.len()) };
+        let host = Host::builder().plugin(dir.path()).function("test.size", size).build().await.expect("a host");
+        let name = |function: &str| format!("conformance-{language}.{function}");
+        let (fits, large) = ("x".repeat(90_000), "x".repeat(300_000));
+
+        let result: Value = host.call(&name("identity"), (&fits,)).await.expect("it fits");
+        assert_eq!(result, fits, "{language} over {carrier}");
+        let error = host.call::<Value>(&name("identity"), (&large,)).await.expect_err("it does not fit");
+        assert_eq!(error.kind, ErrorKind::Invalid, "{language} over {carrier}: {}", error.report());
+        assert!(error.message.contains("more than the limit of 100000; raise `result` in [limits]"), "{error}");
+
+        let result: Value = host.call(&name("try_call"), ("test.size", [&fits])).await.expect("it fits");
+        assert_eq!(result, json!(90_000), "{language} over {carrier}");
+        let result: Value = host.call(&name("try_call"), ("test.size", [&large])).await.expect("an error it caught");
+        assert_eq!(result["kind"], "Invalid", "{language} over {carrier}: {result}");
+        let hello: String = host.call(&name("hello"), ("Ada",)).await.expect("it lives");
+        assert!(hello.contains("Ada"), "{language} over {carrier}: {hello}");
+        host.shutdown().await;
+    }
 }
