@@ -214,13 +214,16 @@ function bridge.state.set(key, value) return bridge.call("state.set", key, value
 function bridge.state.delete(key) return bridge.call("state.delete", key) end
 function bridge.state.list(prefix) return bridge.call("state.list", prefix or "") end
 function bridge.state.get(key, default) return either(bridge.call("state.get", key), default) end
-function bridge.state.update(key, fn, default)
-  local old, new
+function bridge.state.update(key, fn, default, once) -- once: for this event, however often it is delivered
+  local old, new, swap
   repeat
     old = bridge.call("state.read", key)
     new = fn(either(absent(old.value), default))
-  until bridge.call("state.swap", key, old.version, new).swapped
-  return new
+    if once then swap = bridge.call("state.once", once.id, key, old.version, new)
+    else swap = bridge.call("state.swap", key, old.version, new) end
+  until swap.swapped or swap.done
+  if swap.swapped then return new end
+  return absent(old.value)
 end
 
 -- Author code gets `io`, `os` and `coroutine` with a few functions replaced.
