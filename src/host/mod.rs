@@ -13,10 +13,13 @@
 //! every hop, and go to a host function or to another plugin as part of the same chain.
 
 mod builder;
+mod bus;
+mod door;
 mod errands;
 mod event;
 mod functions;
 mod instance;
+mod keeper;
 mod lane;
 mod ledger;
 mod news;
@@ -45,10 +48,10 @@ use crate::{
 };
 
 pub use builder::{BuildError, HostBuilder, runtime_for};
+pub use bus::Emitted;
 pub use event::{Event, EventError};
 pub use functions::Caller;
 pub use news::{News, Subscription};
-pub use shared::Emitted;
 pub use stats::{Drops, PluginStats};
 
 use builder::read_source;
