@@ -10,6 +10,7 @@ use crate::{
         gone,
         turn::TurnError,
     },
+    provision::Exit,
     rpc::{ErrorKind, RpcError},
     wire::content::ExecuteReply,
 };
@@ -50,8 +51,16 @@ impl Actor {
             // Neither the stream of a pipe nor an interpreter behind a wrapper can be mended.
             error => {
                 self.client.process().kill_tree().await;
-                self.die(RpcError::new(ErrorKind::Gone, error.to_string()));
+                self.die(self.why_gone(error.to_string()));
             }
+        }
+    }
+
+    /// Of a killed kernel: the limit that it was over comes before what was seen of its death.
+    pub(super) fn why_gone(&self, seen: String) -> RpcError {
+        match *self.client.exit().borrow() {
+            Some(Exit { overrun: Some(_), .. }) => gone(&self.client.gone()),
+            _ => RpcError::new(ErrorKind::Gone, seen),
         }
     }
 

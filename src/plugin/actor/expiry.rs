@@ -133,6 +133,6 @@ impl Actor {
 
     pub(super) async fn kill(&mut self, reason: String) {
         self.client.process().kill_tree().await;
-        self.die(RpcError::new(ErrorKind::Gone, format!("{reason}; the kernel was killed")));
+        self.die(self.why_gone(format!("{reason}; the kernel was killed")));
     }
 }
