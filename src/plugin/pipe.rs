@@ -9,10 +9,10 @@ use std::{io, path::Path};
 use bytes::{Buf, BytesMut};
 use tokio::net::unix::pipe::{OpenOptions, Receiver, Sender};
 
-use crate::provision::Folder;
+use crate::{provision::Folder, rpc};
 
-/// Longest line of digits that announces a body.
-const LENGTH_DIGITS: usize = 12;
+/// As much as a FIFO holds.
+const STALE_BYTES: usize = 64 * 1024;
 /// Room made for each read.
 const READ_BYTES: usize = 64 * 1024;
 
@@ -48,9 +48,11 @@ impl Pipe {
     /// A child of R, Lua or Bash may have kept the FIFOs open since the last turn, and with them what was left inside.
     fn drain_stale(&mut self, folder: &Path) -> io::Result<()> {
         let to_plugin = OpenOptions::new().read_write(true).open_receiver(folder.join(Folder::TO_PLUGIN))?;
-        let mut stale = [0; 4096];
+        let mut stale = vec![0; STALE_BYTES];
         for receiver in [&self.receiver, &to_plugin] {
-            while let Ok(1..) = receiver.try_read(&mut stale) {}
+            // Past tokio, which reads nothing before the runtime has looked once. Once: it is all that fits, and whoever
+            // goes on writing must not keep us here.
+            let _ = rustix::io::read(receiver, &mut stale);
         }
         Ok(())
     }
@@ -112,26 +114,8 @@ impl Pipe {
     /// When the other side does not keep to `<length>\n<body>`, or announces more than the limit: nothing after that
     /// can be trusted.
     pub fn pop(&mut self) -> io::Result<Option<BytesMut>> {
-        let invalid = |message: String| io::Error::new(io::ErrorKind::InvalidData, message);
-        let head = &self.inbox[..self.inbox.len().min(LENGTH_DIGITS + 1)];
-        let Some(end) = head.iter().position(|&byte| byte == b'\n') else {
-            if head.len() > LENGTH_DIGITS {
-                return Err(invalid("a frame does not begin with its length".into()));
-            }
-            return Ok(None);
-        };
-        let length = std::str::from_utf8(&head[..end]).ok().and_then(|digits| digits.trim().parse::<usize>().ok());
-        let Some(length) = length else {
-            return Err(invalid("a frame does not begin with its length".into()));
-        };
-        if length > self.limit_bytes {
-            return Err(invalid(format!("a frame of {length} bytes, more than the limit of {}", self.limit_bytes)));
-        }
-        if self.inbox.len() < end + 1 + length {
-            return Ok(None);
-        }
-        self.inbox.advance(end + 1);
-        Ok(Some(self.inbox.split_to(length)))
+        rpc::take_frame(&mut self.inbox, self.limit_bytes)
+            .map_err(|error| io::Error::new(io::ErrorKind::InvalidData, error))
     }
 }
 
@@ -178,6 +162,28 @@ mod tests {
         let mut read = [0; 5];
         shim.read_exact(&mut read).expect("reads");
         assert_eq!(&read, b"3\n{}\n");
+    }
+
+    #[tokio::test]
+    async fn what_an_earlier_turn_left_is_gone() {
+        let (folder, before) = pipe();
+        // A child of the shim's keeps both open.
+        let open = |name: &str| fs::OpenOptions::new().read(true).write(true).open(folder.path().join(name));
+        let mut held = [open(Folder::TO_HOST).expect("opens"), open(Folder::TO_PLUGIN).expect("opens")];
+        for file in &mut held {
+            file.write_all(b"9\nleft over").expect("writes");
+        }
+        drop(before);
+        let mut pipe = Pipe::open(folder.path(), 100).expect("opens");
+        pipe.push("{}");
+        pipe.progress().await.expect("writes");
+        let [to_host, to_plugin] = &mut held;
+        to_host.write_all(b"3\nnew").expect("writes");
+        let mut read = [0; 5];
+        to_plugin.read_exact(&mut read).expect("reads");
+        assert_eq!(&read, b"3\n{}\n");
+        pipe.progress().await.expect("reads");
+        assert_eq!(pipe.pop().expect("frames").expect("one"), "new");
     }
 
     #[tokio::test]
