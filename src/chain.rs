@@ -121,6 +121,8 @@ impl WaitGraph {
 
 #[cfg(test)]
 mod tests {
+    use proptest::prelude::*;
+
     use super::*;
 
     #[test]
@@ -173,5 +175,93 @@ mod tests {
         let root = Chain::root("event 1", now + second);
         let call = root.then("geo.distance", now + 5 * second);
         assert_eq!((call.id, call.depth(), call.deadline), (root.id, 2, now + second));
+    }
+
+    #[derive(Debug, Clone)]
+    enum Step {
+        Push(usize, ChainId),
+        Pop(usize),
+        Wait(ChainId, usize),
+        StopWaiting(ChainId, usize),
+    }
+
+    const PLUGINS: [&str; 4] = ["a", "b", "c", "d"];
+    const CHAINS: usize = 5;
+
+    fn step() -> impl Strategy<Value = Step> {
+        let (plugin, chain) = (0..PLUGINS.len(), 0..CHAINS as ChainId);
+        prop_oneof![
+            3 => (plugin.clone(), chain.clone()).prop_map(|(plugin, chain)| Step::Push(plugin, chain)),
+            1 => plugin.clone().prop_map(Step::Pop),
+            3 => (chain.clone(), plugin.clone()).prop_map(|(chain, plugin)| Step::Wait(chain, plugin)),
+            1 => (chain, plugin).prop_map(|(chain, plugin)| Step::StopWaiting(chain, plugin)),
+        ]
+    }
+
+    /// Who waits for whom, written down pair by pair and closed by brute force.
+    #[derive(Default)]
+    struct Model {
+        stacks: [Vec<ChainId>; PLUGINS.len()],
+        waiting: Vec<(ChainId, usize)>,
+    }
+
+    impl Model {
+        fn waits(&self) -> [[bool; CHAINS]; CHAINS] {
+            let mut waits = [[false; CHAINS]; CHAINS];
+            for &(chain, plugin) in &self.waiting {
+                self.stacks[plugin].iter().for_each(|&other| waits[chain as usize][other as usize] = true);
+            }
+            for stack in &self.stacks {
+                for (below, above) in (0..stack.len()).flat_map(|i| (i + 1..stack.len()).map(move |j| (i, j))) {
+                    waits[stack[below] as usize][stack[above] as usize] |= stack[below] != stack[above];
+                }
+            }
+            for via in 0..CHAINS {
+                for from in 0..CHAINS {
+                    for to in 0..CHAINS {
+                        waits[from][to] |= waits[from][via] && waits[via][to];
+                    }
+                }
+            }
+            waits
+        }
+    }
+
+    proptest! {
+        /// A circle is reported exactly when there is one.
+        #[test]
+        fn circles_are_found_and_none_is_made_up(steps in prop::collection::vec(step(), 0..40)) {
+            let (mut graph, mut model) = (WaitGraph::default(), Model::default());
+            for step in steps {
+                match step {
+                    Step::Push(plugin, chain) => {
+                        graph.push(PLUGINS[plugin], chain);
+                        model.stacks[plugin].push(chain);
+                    }
+                    Step::Pop(plugin) => {
+                        graph.pop(PLUGINS[plugin]);
+                        model.stacks[plugin].pop();
+                    }
+                    Step::Wait(chain, plugin) => {
+                        graph.wait(chain, PLUGINS[plugin]);
+                        model.waiting.push((chain, plugin));
+                    }
+                    Step::StopWaiting(chain, plugin) => {
+                        graph.stop_waiting(chain, PLUGINS[plugin]);
+                        if let Some(index) = model.waiting.iter().position(|&waiting| waiting == (chain, plugin)) {
+                            model.waiting.swap_remove(index);
+                        }
+                    }
+                }
+                let waits = model.waits();
+                for (chain, plugin) in (0..CHAINS).flat_map(|chain| (0..PLUGINS.len()).map(move |p| (chain, p))) {
+                    let on_stack = model.stacks[plugin].iter().map(|&other| other as usize);
+                    let expected = on_stack.into_iter().any(|other| other == chain || waits[other][chain]);
+                    let circle = graph.would_wait_for_itself(chain as ChainId, PLUGINS[plugin]);
+                    prop_assert_eq!(circle.is_some(), expected);
+                    prop_assert!(circle.is_none_or(|circle| circle.contains(&(chain as ChainId))));
+                }
+            }
+        }
     }
 }

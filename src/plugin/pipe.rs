@@ -9,10 +9,13 @@ use std::{io, path::Path};
 use bytes::{Buf, BytesMut};
 use tokio::net::unix::pipe::{OpenOptions, Receiver, Sender};
 
-use crate::{provision::Folder, rpc};
+use crate::{
+    provision::Folder,
+    rpc::{self, FrameError},
+};
 
-/// Longest line of digits that announces a body.
-const LENGTH_DIGITS: usize = 12;
+/// As much as a FIFO holds.
+const STALE_BYTES: usize = 64 * 1024;
 /// A body of this size is not even passed over; who announces it is not to be believed.
 const ABSURD_BYTES: usize = 1 << 30;
 /// Room made for each read.
@@ -69,9 +72,11 @@ impl Pipe {
     /// A child of R, Lua or Bash may have kept the FIFOs open since the last turn, and with them what was left inside.
     fn drain_stale(&mut self, folder: &Path) -> io::Result<()> {
         let to_plugin = OpenOptions::new().read_write(true).open_receiver(folder.join(Folder::TO_PLUGIN))?;
-        let mut stale = [0; 4096];
+        let mut stale = vec![0; STALE_BYTES];
         for receiver in [&self.receiver, &to_plugin] {
-            while let Ok(1..) = receiver.try_read(&mut stale) {}
+            // Past tokio, which reads nothing before the runtime has looked once. Once: it is all that fits, and whoever
+            // goes on writing must not keep us here.
+            let _ = rustix::io::read(receiver, &mut stale);
         }
         Ok(())
     }
@@ -136,31 +141,14 @@ impl Pipe {
         if self.skipped.is_some() {
             return Ok(self.skip());
         }
-        let invalid = |message: String| io::Error::new(io::ErrorKind::InvalidData, message);
-        let head = &self.inbox[..self.inbox.len().min(LENGTH_DIGITS + 1)];
-        let Some(end) = head.iter().position(|&byte| byte == b'\n') else {
-            if head.len() > LENGTH_DIGITS {
-                return Err(invalid("a frame does not begin with its length".into()));
+        match rpc::take_frame(&mut self.inbox, self.limit_bytes) {
+            Ok(body) => Ok(body.map(Frame::Body)),
+            Err(FrameError::TooLarge { size_bytes }) if size_bytes < ABSURD_BYTES => {
+                self.skipped = Some(Skipped { head: BytesMut::new(), size_bytes, left: size_bytes });
+                Ok(self.skip())
             }
-            return Ok(None);
-        };
-        let length = std::str::from_utf8(&head[..end]).ok().and_then(|digits| digits.trim().parse::<usize>().ok());
-        let Some(length) = length else {
-            return Err(invalid("a frame does not begin with its length".into()));
-        };
-        if length >= ABSURD_BYTES {
-            return Err(invalid(format!("a frame of {length} bytes, more than any limit allows")));
+            Err(error) => Err(io::Error::new(io::ErrorKind::InvalidData, error)),
         }
-        if length > self.limit_bytes {
-            self.inbox.advance(end + 1);
-            self.skipped = Some(Skipped { head: BytesMut::new(), size_bytes: length, left: length });
-            return Ok(self.skip());
-        }
-        if self.inbox.len() < end + 1 + length {
-            return Ok(None);
-        }
-        self.inbox.advance(end + 1);
-        Ok(Some(Frame::Body(self.inbox.split_to(length))))
     }
 
     /// Let go of what was read of a body that is too large; its beginning, once all of it has passed.
@@ -247,6 +235,28 @@ mod tests {
         assert_eq!((head.len(), *size_bytes), (rpc::HEAD_BYTES, size));
         assert!(matches!(&frames[1], Frame::Body(body) if body == "abc"));
         writing.join().expect("no panic");
+    }
+
+    #[tokio::test]
+    async fn what_an_earlier_turn_left_is_gone() {
+        let (folder, before) = pipe();
+        // A child of the shim's keeps both open.
+        let open = |name: &str| fs::OpenOptions::new().read(true).write(true).open(folder.path().join(name));
+        let mut held = [open(Folder::TO_HOST).expect("opens"), open(Folder::TO_PLUGIN).expect("opens")];
+        for file in &mut held {
+            file.write_all(b"9\nleft over").expect("writes");
+        }
+        drop(before);
+        let mut pipe = Pipe::open(folder.path(), 100).expect("opens");
+        pipe.push("{}");
+        pipe.progress().await.expect("writes");
+        let [to_host, to_plugin] = &mut held;
+        to_host.write_all(b"3\nnew").expect("writes");
+        let mut read = [0; 5];
+        to_plugin.read_exact(&mut read).expect("reads");
+        assert_eq!(&read, b"3\n{}\n");
+        pipe.progress().await.expect("reads");
+        assert!(matches!(pipe.pop().expect("frames"), Some(Frame::Body(body)) if body == "new"));
     }
 
     #[tokio::test]

@@ -2,6 +2,8 @@
 
 use std::{future::Future, sync::Arc, time::Duration};
 
+use futures_util::FutureExt;
+use proptest::prelude::*;
 use tokio::time::timeout;
 
 use super::*;
@@ -236,4 +238,102 @@ async fn nothing_is_lost_or_doubled_between_many() {
     }
     all.sort_unstable();
     assert!(all.into_iter().eq(0..4 * EACH));
+}
+
+#[derive(Debug, Clone)]
+enum Step {
+    Push(Option<u8>),
+    Pop,
+    PopUpTo(usize),
+}
+
+fn step() -> impl Strategy<Value = Step> {
+    prop_oneof![
+        4 => prop::option::of(0u8..4).prop_map(Step::Push),
+        2 => Just(Step::Pop),
+        1 => (0usize..5).prop_map(Step::PopUpTo),
+    ]
+}
+
+/// The queue as a list that is looked through each time.
+struct Model {
+    waiting: Vec<(Option<u8>, u32)>,
+    capacity: usize,
+    when_full: WhenFull,
+    counts: Counts,
+}
+
+impl Model {
+    /// `None`: it would wait.
+    fn push(&mut self, item: u32, key: Option<u8>) -> Option<Pushed<u32>> {
+        let same = |(other, _): &&mut (Option<u8>, u32)| key.is_some() && *other == key;
+        if self.when_full == WhenFull::Coalesce
+            && let Some((_, waiting)) = self.waiting.iter_mut().find(same)
+        {
+            self.counts.accepted += 1;
+            self.counts.coalesced += 1;
+            return Some(Pushed::Coalesced(std::mem::replace(waiting, item)));
+        }
+        let mut pushed = Pushed::Accepted;
+        if self.waiting.len() == self.capacity {
+            match self.when_full {
+                WhenFull::Block => return None,
+                WhenFull::Spill => return Some(Pushed::Full(item)),
+                WhenFull::DropNewest => {
+                    self.counts.dropped_newest += 1;
+                    return Some(Pushed::DroppedNewest(item));
+                }
+                WhenFull::DropOldest | WhenFull::Coalesce => {
+                    self.counts.dropped_oldest += 1;
+                    pushed = Pushed::DroppedOldest(self.waiting.remove(0).1);
+                }
+            }
+        }
+        self.waiting.push((key, item));
+        self.counts.accepted += 1;
+        Some(pushed)
+    }
+
+    fn pop_up_to(&mut self, limit: usize) -> Vec<u32> {
+        let count = limit.max(1).min(self.waiting.len());
+        self.waiting.drain(..count).map(|(_, item)| item).collect()
+    }
+}
+
+proptest! {
+    #[test]
+    fn every_policy_does_what_a_list_does(steps in prop::collection::vec(step(), 0..200), capacity in 1usize..6) {
+        let policies =
+            [WhenFull::Block, WhenFull::DropOldest, WhenFull::DropNewest, WhenFull::Coalesce, WhenFull::Spill];
+        for when_full in policies {
+            let queue = queue::<u32>(capacity, when_full);
+            let mut model = Model { waiting: Vec::new(), capacity, when_full, counts: Counts::default() };
+            for (step, item) in steps.iter().zip(0..) {
+                match step {
+                    Step::Push(key) => {
+                        let name = key.map(|key| key.to_string());
+                        let pushed = queue.push(item, name.as_deref()).now_or_never();
+                        prop_assert_eq!(pushed, model.push(item, *key).map(Ok));
+                    }
+                    Step::Pop => {
+                        let popped = queue.pop().now_or_never().map(|item| vec![item.expect("open")]);
+                        let expected = model.pop_up_to(1);
+                        prop_assert_eq!(popped, (!expected.is_empty()).then_some(expected));
+                    }
+                    Step::PopUpTo(limit) => {
+                        let popped = queue.pop_up_to(*limit).now_or_never();
+                        let expected = model.pop_up_to(*limit);
+                        prop_assert_eq!(popped, (!expected.is_empty()).then_some(expected));
+                    }
+                }
+                prop_assert_eq!((queue.len(), queue.is_full()), (model.waiting.len(), model.waiting.len() == capacity));
+                prop_assert_eq!(queue.room().now_or_never().is_some(), model.waiting.len() < capacity);
+            }
+            prop_assert_eq!(queue.counts(), model.counts);
+            queue.close();
+            let left: Vec<u32> = model.waiting.iter().map(|(_, item)| *item).collect();
+            prop_assert_eq!(queue.pop_up_to(usize::MAX).now_or_never(), Some(left));
+            prop_assert_eq!(queue.push(0, None).now_or_never(), Some(Err(Closed(0))));
+        }
+    }
 }

@@ -4,11 +4,13 @@
 //! parser can read it from the left; what we read may come in any order, with anything missing.
 
 mod error;
+mod frame;
 mod inbound;
 mod outbound;
 mod oversized;
 
 pub use error::{ErrorKind, RpcError};
+pub use frame::{FrameError, take_frame};
 pub use inbound::{Handler, HandlerKind, Inbound, InitializeResult, LoadResult, LogLevel, Outcome, Outcomes, Plea};
 pub use outbound::{
     Call, Cell, Deliver, DeliverBatch, DeliverSeries, EventBody, Filtered, Initialize, Load, PluginId, notification,

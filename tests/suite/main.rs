@@ -10,6 +10,7 @@
 //! - `floors`: who imports whom
 //! - `host`: many plugins: state, crossing calls, full queues, deadlines, lossless streams
 //! - `hostile`: a kernel that misbehaves in every way we could think of
+//! - `parsers`: broken manifests, kernelspecs, languages, notebooks, RPC messages and frames
 //! - `security`: environment, limits, sandboxes, on real kernels
 //! - `turns`: a shim that does what real ones do rarely
 //! - `wire`: our messages against jupyter_client's and jupyter-protocol's, schemas, mutations
@@ -26,6 +27,7 @@ mod examples;
 mod floors;
 mod host;
 mod hostile;
+mod parsers;
 mod security;
 mod series;
 mod support;

@@ -7,7 +7,7 @@
 //! - `mutation`: 200,000 broken variants of those, with the checks of the fuzz target.
 
 mod exercise;
-mod mutation;
+pub mod mutation;
 mod oracle;
 mod protocol;
 mod random;

@@ -199,6 +199,8 @@ class Shim:
             self.road.say({"jsonrpc": "2.0", "method": "ready"})
             while True:
                 message = self.road.hear()
+                if "method" not in message:
+                    continue
                 method, params = message["method"], message.get("params", {})
                 if method == "end":
                     step("end")

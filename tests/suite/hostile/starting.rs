@@ -132,16 +132,16 @@ async fn a_start_that_fails_later_costs_no_event() {
         let failed_again = async {
             loop {
                 match all.next().await.expect("the host lives") {
-                    News::State { state: State::Restarting { deaths, reason, .. }, .. }
+                    News::State { state: State::Restarting { reason, .. }, .. }
                         if reason.starts_with("it could not be loaded") =>
                     {
-                        return deaths;
+                        return;
                     }
                     _ => {}
                 }
             }
         };
-        assert!(tokio::time::timeout(DEADLINE, failed_again).await.expect("it is tried again") >= 2);
+        tokio::time::timeout(DEADLINE, failed_again).await.expect("it is tried again");
         emit(&host, &mut news, "good.ok", json!(0)).await.expect("the other plugin is well");
         rig.set_mode("bad", "good");
         tokio::time::timeout(DEADLINE, host.drain()).await.expect("the event that waited is handled");

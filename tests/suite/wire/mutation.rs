@@ -52,8 +52,8 @@ const PIECES: &[&[u8]] = &[
     b"{\"a\":{\"a\":{\"a\":{\"a\":{\"a\":",
 ];
 
-/// Break one part of a message.
-fn mutate(rng: &mut Rng, part: &Bytes, other: &Bytes) -> Bytes {
+/// Break one part of a message, or any other text.
+pub fn mutate(rng: &mut Rng, part: &Bytes, other: &Bytes) -> Bytes {
     let mut bytes = part.to_vec();
     for _ in 0..rng.usize(1..4) {
         let (start, end) = {

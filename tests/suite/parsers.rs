@@ -1,0 +1,123 @@
+//! Broken variants of real texts, on a stable toolchain, with the checks of the fuzz targets.
+
+mod exercise;
+
+use std::{
+    fs,
+    panic::{AssertUnwindSafe, catch_unwind, resume_unwind},
+};
+
+use bytes::Bytes;
+use fastrand::Rng;
+
+use crate::{support::root, wire::mutation::mutate};
+
+const ROUNDS: u64 = 20_000;
+
+/// Pieces of TOML.
+const TOML: &[&str] = &[
+    "[",
+    "]]",
+    "[[a]]",
+    "\n[limits]\n",
+    "=",
+    "\"\"\"",
+    "'''",
+    "{ a = 1 }",
+    "1979-05-27",
+    "nan",
+    "0x",
+    "\\u",
+    "#",
+    "\r",
+    "\n\n",
+    ".",
+    "a.b.c = 1",
+    "\u{feff}",
+    "1e999",
+    "99999999999999999999",
+    "\"5s\"",
+    "[\"*\"]",
+];
+
+const RPC: &[&str] = &[
+    r#"{"jsonrpc":"2.0","method":"ready"}"#,
+    r#"{"jsonrpc":"2.0","id":7,"result":{"handlers":[{"id":1,"kind":"on","topic":"quake.*","name":"rate","batch":0}]}}"#,
+    r#"{"id":7,"error":{"code":-32000,"message":"m","data":{"kind":"Raised","ename":"E","traceback":["t"],"cause":{}}}}"#,
+    r#"{"id":1,"method":"call","params":{"name":"state.get","args":["key", 1.5e3]}}"#,
+    r#"{"id":2,"method":"emit","params":{"topic":"quake.new","data":{"x":[null,true]},"key":"k"}}"#,
+    r#"[{"method":"log","params":{"level":"warn","message":"m","fields":{"a":1}}},{"id":3,"result":[ ]}]"#,
+    r#"{"method":"progress","params":{"done":1,"total":2,"message":"m"}}"#,
+];
+
+const NOTEBOOK: &str = r##"{"nbformat": 4, "nbformat_minor": 5, "metadata": {"kernelspec": {"name": "python3"}}, "cells": [
+{"cell_type": "code", "id": "a", "metadata": {"tags": ["test"]}, "source": ["x = 1\n", "y"], "outputs": [], "execution_count": 1},
+{"cell_type": "markdown", "metadata": {}, "source": "# title"}]}"##;
+
+/// The file of this name of each language folder, or below it.
+fn files(name: &str) -> Vec<Bytes> {
+    let folders = fs::read_dir(root().join("kernelspecs")).expect("a folder").flatten();
+    let found: Vec<_> = folders.filter_map(|folder| fs::read(folder.path().join(name)).ok()).map(Bytes::from).collect();
+    assert!(!found.is_empty(), "no {name}");
+    found
+}
+
+fn check(what: &str, seeds: &[Bytes], pieces: &[&str], read: impl Fn(&[u8]) -> bool) {
+    for seed in seeds {
+        assert!(read(seed), "{what}: {}", String::from_utf8_lossy(seed));
+    }
+    let mut accepted = 0;
+    for round in 0..ROUNDS {
+        let mut rng = Rng::with_seed(round);
+        let (seed, other) = (&seeds[rng.usize(..seeds.len())], &seeds[rng.usize(..seeds.len())]);
+        let mut text = mutate(&mut rng, seed, other).to_vec();
+        if let Some(piece) = rng.choice(pieces)
+            && rng.bool()
+        {
+            let at = rng.usize(..=text.len());
+            drop(text.splice(at..at, piece.bytes()));
+        }
+        match catch_unwind(AssertUnwindSafe(|| read(&text))) {
+            Ok(was_accepted) => accepted += u64::from(was_accepted),
+            Err(panic) => {
+                println!("{what}, round {round}: {}", String::from_utf8_lossy(&text));
+                resume_unwind(panic);
+            }
+        }
+    }
+    println!("{what}: {accepted} of {ROUNDS} accepted");
+    assert!(accepted > 0 && accepted < ROUNDS, "{what}: {accepted} of {ROUNDS} accepted");
+}
+
+#[test]
+fn no_kernelspec_breaks_us() {
+    check("kernel.json", &files("kernel.json"), &[], exercise::kernelspec);
+}
+
+#[test]
+fn no_manifest_breaks_us() {
+    check("plugin.toml", &files("conformance/plugin.toml"), TOML, exercise::manifest);
+}
+
+#[test]
+fn no_language_breaks_us() {
+    check("language.toml", &files("language.toml"), TOML, exercise::language);
+}
+
+#[test]
+fn no_notebook_breaks_us() {
+    check("notebook", &[NOTEBOOK.into()], &[], exercise::notebook);
+}
+
+#[test]
+fn no_rpc_message_breaks_us() {
+    let seeds: Vec<Bytes> = RPC.iter().map(|&text| text.into()).collect();
+    check("RPC message", &seeds, &[], exercise::rpc);
+}
+
+#[test]
+fn no_frame_breaks_us() {
+    let framed = |text: &&str| Bytes::from(format!("{}\n{text}", text.len()).repeat(2));
+    let seeds: Vec<Bytes> = RPC.iter().map(framed).collect();
+    check("frames", &seeds, &["1073741824\n", "-1\n", "0\n", "+3\n", " 3 \n", "999999999999\n"], exercise::frames);
+}
