@@ -12,7 +12,6 @@ use std::{
     time::{Duration, Instant},
 };
 
-use serde::Serialize;
 use serde_json::value::RawValue;
 use tokio::{
     sync::{mpsc, oneshot, watch},
@@ -25,7 +24,7 @@ use crate::{
     host::{BuildError, News, lane::Face, shared::Shared},
     manifest::Manifest,
     plugin::{HostCalls, Plugin, PluginSource, Runtime, SharedGraph},
-    rpc::{ErrorKind, RpcError},
+    rpc::{ErrorKind, Params, RpcError},
     supervision::{History, Policy, State, Verdict},
 };
 
@@ -196,7 +195,7 @@ impl Instance {
     pub async fn request(
         &self,
         method: &'static str,
-        params: &impl Serialize,
+        params: &impl Params,
         chain: &Chain,
         deadline: Instant,
     ) -> Result<Box<RawValue>, RpcError> {
@@ -212,7 +211,7 @@ impl Instance {
         &self,
         loaded: &Loaded,
         method: &'static str,
-        params: &impl Serialize,
+        params: &impl Params,
         chain: &Chain,
         deadline: Instant,
     ) -> Result<Box<RawValue>, RpcError> {
