@@ -2,10 +2,13 @@
 -- Runs once in the kernel's cell environment and leaves one name there, `bridge`. A plugin gets an environment of its
 -- own that falls back to that one. Registration only tags; dispatch, JSON and errors are done here.
 
-local byte, find, gsub, match, sub = string.byte, string.find, string.gsub, string.match, string.sub
+local byte, find, format, gmatch = string.byte, string.find, string.format, string.gmatch
+local gsub, match, sub = string.gsub, string.match, string.sub
 local directory = assert(os.getenv("KERNELBRIDGE_DIR"), "KERNELBRIDGE_DIR is not set")
 local shim_source, package_path, preloaded = debug.getinfo(1, "S").short_src, package.path, {}
 for name in pairs(package.loaded) do preloaded[name] = true end
+local uptime = io.open("/proc/uptime") -- Lua's own clock stands still while it waits; without this there are no series
+if uptime then uptime:setvbuf("no") end
 
 -- What authors catch: `kind`, `message`, `data`. `cause` is the error object as received; the shim's own have none.
 local Error = { __name = "bridge.Error", __tostring = function(e) return e.message end }
@@ -23,99 +26,135 @@ local function either(value, default) if value == nil then return default end re
 local function absent(value) if value ~= null then return value end end
 local function text(s) s = tostring(s) return utf8.len(s) and s or (gsub(s, "[\128-\255]", "?")) end
 
----- JSON
+---- JSON, with few calls into Lua's library, because those are what costs
 local escapes = setmetatable({ ['"'] = '\\"', ["\\"] = "\\\\", ["\n"] = "\\n", ["\t"] = "\\t" },
-  { __index = function(_, c) return ("\\u%04x"):format(byte(c)) end })
-local unescapes = { ['"'] = '"', ["/"] = "/", b = "\b", f = "\f", n = "\n", r = "\r", t = "\t" }
-local words = { [116] = true, [102] = false, [110] = null } -- by first letter
+  { __index = function(_, c) return format("\\u%04x", byte(c)) end })
 local scalars = { boolean = tostring, ["nil"] = function() return "null" end }
-function scalars.string(s) return '"' .. (find(s, '[%c"\\]') and gsub(s, '[%c"\\]', escapes) or s) .. '"' end
+function scalars.string(s) -- what Lua quotes without an escape is JSON
+  local quoted = format("%q", s)
+  return #quoted == #s + 2 and quoted or '"' .. gsub(s, '[%c"\\]', escapes) .. '"'
+end
 function scalars.number(value)
-  if math.type(value) == "integer" then return ("%d"):format(value) end
+  if math.type(value) == "integer" then return value end
   if value - value ~= 0 then return "null" end -- not a number, or infinite
-  local s = ("%.15g"):format(value)
-  if tonumber(s) ~= value then s = ("%.17g"):format(value) end
-  return find(s, "[.e]") and s or s .. ".0"
+  local s = format("%.15g", value)
+  if tonumber(s) ~= value then s = format("%.17g", value) end
+  return (value // 1 ~= value or find(s, "e", 1, true)) and s or s .. ".0"
 end
 local function list_length(t) -- nil for an object, and an unmarked {} is one
   local length, count = rawlen(t), 0
   if getmetatable(t) == Array then return length end
-  for _ in next, t do count = count + 1 end
+  if length > 0 then for _ in next, t do count = count + 1 end end
   return length > 0 and length == count and length or nil
 end
-
-local function put(out, value, depth)
-  local scalar, n = value == null and tostring or scalars[type(value)], #out + 1
-  if scalar then out[n] = scalar(value) return out end
-  if type(value) ~= "table" then raise("Invalid", "cannot send a " .. type(value)) end
-  if depth > 100 then raise("Invalid", "a value is nested more than 100 deep, or holds itself") end
-  local length = list_length(value)
-  out[n] = length and "[" or "{"
-  for i = 1, length or 0 do
-    if i > 1 then out[#out + 1] = "," end
-    put(out, rawget(value, i), depth + 1)
-  end
-  for key, item in next, length and {} or value do
-    if type(key) ~= "string" and type(key) ~= "number" then raise("Invalid", "cannot send the key " .. text(key)) end
-    out[#out + 1] = (#out > n and "," or "") .. scalars.string(tostring(key)) .. ":"
-    put(out, item, depth + 1)
-  end
-  out[#out + 1] = length and "]" or "}"
-  return out
+local function up_to(length, i) if i < length then return i + 1 end end
+local names, name_count = {}, 0 -- `,"key":` by key
+local function name_of(key)
+  if type(key) ~= "string" and type(key) ~= "number" then raise("Invalid", "cannot send the key " .. text(key)) end
+  local name = "," .. scalars.string(tostring(key)) .. ":"
+  if name_count == 1000 then names, name_count = {}, 0 end
+  if #name < 40 then names[key], name_count = name, name_count + 1 end
+  return name
 end
+
+local function put(out, n, value, depth) -- what makes up a value, from out[n] on; returns the place after it
+  local kind = type(value)
+  if kind ~= "table" or value == null then
+    out[n] = value == null and "null" or (scalars[kind] or raise("Invalid", "cannot send a " .. kind))(value)
+    return n + 1
+  end
+  if depth > 100 then raise("Invalid", "a value is nested more than 100 deep, or holds itself") end
+  local length, first = list_length(value), n
+  for key, item in length and up_to or next, length or value, length and 0 do
+    if length then item = rawget(value, key) end
+    out[n] = length and "," or names[key] or name_of(key)
+    local scalar = scalars[type(item)]
+    if scalar then out[n + 1] = scalar(item) n = n + 2
+    else n = put(out, n + 1, item, depth + 1) end
+  end
+  if n == first then out[n] = length and "[]" or "{}" return n + 1 end
+  out[first], out[n] = (length and "[" or "{") .. sub(out[first], 2), length and "]" or "}"
+  return n + 1
+end
+local spare -- a table that has grown already
 local function encode(value, depth)
-  local body = table.concat(put({}, value, depth or 0))
+  local out = spare or {}
+  spare = nil
+  local body = table.concat(out, "", 1, put(out, 1, value, depth or 0) - 1)
+  if #body < 65536 then spare = out end
   return utf8.len(body) and body or raise("Invalid", "a string is not UTF-8")
 end
 
-local function decode_string(s, i) -- `i` is just after the opening quote
-  local stop = find(s, '["\\]', i)
-  if byte(s, stop) == 34 then return sub(s, i, stop - 1), stop + 1 end
-  repeat stop = find(s, '["\\]', byte(s, stop) == 92 and stop + 2 or stop) until byte(s, stop) == 34
-  local piece = gsub(sub(s, i, stop - 1), "\\\\", "\\u005c") -- first, so that every backslash left begins an escape
-  piece = gsub(piece, "\\([^u])", unescapes)
-  piece = gsub(piece, "\\u([dD][89abAB]%x%x)\\u([dD][c-fC-F]%x%x)", function(high, low)
-    return utf8.char(0x10000 + ((tonumber(high, 16) & 0x3FF) << 10) + (tonumber(low, 16) & 0x3FF))
-  end)
-  return gsub(piece, "\\u(%x%x%x%x)", function(unit) return utf8.char(tonumber(unit, 16)) end), stop + 1
+local short = { ["\\/"] = "/", ["\\b"] = "\b", ["\\f"] = "\f", ["\\n"] = "\n", ["\\r"] = "\r", ["\\t"] = "\t",
+  ['\\"'] = "\\u0022", ["\\\\"] = "\\u005c" } -- so that a quote left ends a string, and a backslash begins a \u
+local units = setmetatable({ ["0022"] = '"', ["005c"] = "\\" },
+  { __index = function(_, unit) return utf8.char(tonumber(unit, 16)) end })
+local function pair(high, low)
+  return utf8.char(0x10000 + ((tonumber(high, 16) & 0x3FF) << 10) + (tonumber(low, 16) & 0x3FF))
 end
+local words = { ["true"] = true, ["false"] = false, null = null }
 
-local function decode(s, i) -- the host writes no space outside strings
-  local b = byte(s, i)
-  if b == 34 then return decode_string(s, i + 1) end
-  if b == 123 or b == 91 then
-    local is_object, close, key = b == 123, b + 2, 0 -- in ASCII `}` and `]` come two after `{` and `[`
-    local value = is_object and {} or array()
-    i = i + 1
-    while byte(s, i) ~= close do
-      if is_object then key, i = decode_string(s, i + 1) else key, i = key + 1, i - 1 end
-      value[key], i = decode(s, i + 1)
-      if byte(s, i) == 44 then i = i + 1 end
+local function decode(s) -- an object without space outside strings, which is what the host writes
+  local escaped, outer, counts, depth = find(s, "\\", 1, true), {}, {}, 0
+  local value, n, key -- the innermost table, how many items it has if it is a list, where its next one goes if not
+  if escaped then s = gsub(s, "\\.", short) end
+  for between, str in gmatch(s, '([^"]*)"?([^"]*)"?') do -- each string, and what is before it
+    if escaped and find(str, "\\", 1, true) then
+      str = gsub(str, "\\u([dD][89abAB]%x%x)\\u([dD][c-fC-F]%x%x)", pair)
+      str = gsub(str, "\\u(%x%x%x%x)", units)
     end
-    return value, i + 1
+    if between == ":" then value[key] = str goto continue end
+    if between ~= "," then
+      local i, size, b, item = 1, #between, nil, not n and byte(between, -1) == 44 and sub(between, 2, -2)
+      if item then item = tonumber(item) or words[item] end -- `:0.5,` is what it is most often
+      if item then value[key], i = item, size + 1 end
+      while i <= size do
+        b, i, item = byte(between, i), i + 1, nil
+        if b == 123 then item = {} -- {
+        elseif b == 91 then item = array() -- [
+        elseif b == 125 or b == 93 then -- } ]
+          depth = depth - 1
+          if depth == 0 then return value end
+          value, n = outer[depth], counts[depth]
+        elseif b ~= 44 and b ~= 58 then -- , :
+          item, i = match(between, "^([^][{},]+)()", i - 1)
+          item = tonumber(item) or words[item]
+        end
+        if item == nil then -- a mark
+        elseif n then n = n + 1 value[n] = item
+        elseif value then value[key] = item end
+        if b == 123 or b == 91 then
+          outer[depth], counts[depth], depth = value, n, depth + 1
+          value, n = item, b == 91 and 0 or nil
+        end
+      end
+    end
+    if n then n = n + 1 value[n] = str else key = str end
+    ::continue::
   end
-  if words[b] ~= nil then return words[b], i + (b == 102 and 5 or 4) end
-  local _, stop = find(s, "^[-+.%deE]+", i)
-  return tonumber(sub(s, i, stop)), stop + 1
 end
 
 ---- Messages
 -- A second SIGINT kills ilua's Lua, so the host creates a file and a count hook looks for it, in author code only.
-local in_author, due, cancel_path = false, false, directory .. "/cancel"
+local in_author, cancel_path = false, directory .. "/cancel"
 local function poll(...)
-  due = not in_author
   if in_author and os.remove(cancel_path) then raise("Cancelled", "interrupted by the host") end
   return ...
 end
-local function hook() debug.sethook(poll, "", 10000) end -- for the running coroutine
+local function author(runs) -- the hook, which is the running coroutine's, makes every instruction dearer
+  in_author = runs
+  debug.sethook(runs and poll or nil, "", 10000)
+end
 local to_host, from_host, serve -- the files are open during a turn only
 local ended, last_request, last_own = true, 0, 0
 local function send(body) if to_host then to_host:write(#body, "\n", body):flush() end end
-local function notify(method, params) send(encode { jsonrpc = "2.0", method = method, params = params }) end
+local function notify(method, params)
+  send(format('{"jsonrpc":"2.0","method":"%s","params":%s}', method, encode(params)))
+end
 local function receive()
   local length = from_host:read("l")
   local body = length and from_host:read(tonumber(length))
-  if body then return (decode(body, 1)) end
+  if body then return decode(body) end
   to_host = nil -- the host is gone: one more write would kill Lua by SIGPIPE
   return { method = "end" }
 end
@@ -123,8 +162,9 @@ end
 local function request(method, params)
   if ended then raise("Cancelled", "no turn is open") end
   local id, was, reply = last_own + 1, in_author, nil
-  local body = string.format('{"jsonrpc":"2.0","id":%d,"method":"%s","params":%s}', id, method, encode(params))
-  last_own, in_author = id, false
+  local body = format('{"jsonrpc":"2.0","id":%d,"method":"%s","params":%s}', id, method, encode(params))
+  last_own = id
+  author(false)
   send(body)
   repeat -- whoever waits, serves
     local message = receive()
@@ -132,8 +172,8 @@ local function request(method, params)
     elseif message.method then serve(message)
     elseif message.id == id then reply = message end -- any other is stale
   until reply or ended
-  in_author = was
-  if due then poll() end
+  author(was)
+  poll() -- whoever only calls is never here for 10,000 instructions
   if not reply then raise("Cancelled", "the turn is over") end
   local problem = reply.error
   if problem then raise(problem.data and problem.data.kind or "Host", problem.message, problem) end
@@ -174,19 +214,22 @@ function bridge.state.set(key, value) return bridge.call("state.set", key, value
 function bridge.state.delete(key) return bridge.call("state.delete", key) end
 function bridge.state.list(prefix) return bridge.call("state.list", prefix or "") end
 function bridge.state.get(key, default) return either(bridge.call("state.get", key), default) end
-function bridge.state.update(key, fn, default)
-  local old, new
+function bridge.state.update(key, fn, default, once) -- once: for this event, however often it is delivered
+  local old, new, swap
   repeat
     old = bridge.call("state.read", key)
     new = fn(either(absent(old.value), default))
-  until bridge.call("state.swap", key, old.version, new).swapped
-  return new
+    if once then swap = bridge.call("state.once", once.id, key, old.version, new)
+    else swap = bridge.call("state.swap", key, old.version, new) end
+  until swap.swapped or swap.done
+  if swap.swapped then return new end
+  return absent(old.value)
 end
 
 -- Author code gets `io`, `os` and `coroutine` with a few functions replaced.
 local function environment()
   local function layer(base, own) return setmetatable(own, { __index = base }) end
-  local function hooked(fn) return function(...) hook() return fn(...) end end
+  local function hooked(fn) return function(...) author(in_author) return fn(...) end end
   -- Lua cannot set close-on-exec, and a child that kept the FIFO would hide our death from the host.
   local function clean(command) return command and "exec 3>&- 4>&- 5>&- 6>&- 7>&- 8>&- 9>&-\n" .. command end
   local env = layer(_ENV, { bridge = bridge,
@@ -201,15 +244,18 @@ end
 
 ---- What the host asks, a function for each method
 local methods = {}
-local function handle(params, argument, events)
-  for _, event in ipairs(events) do event.data, event.key = absent(event.data), absent(event.key) end
+local function plain(event)
+  event.data, event.key = absent(event.data), absent(event.key)
+  return event
+end
+local function handle(params, argument)
   local fn = functions[params.handler] or raise("NotFound", "no handler " .. tostring(params.handler))
-  in_author = true
+  author(true)
   return (fn(argument)) -- no tail call: it would show in tracebacks
 end
 function methods.initialize(params)
   bridge.config = params.config
-  return { bridge = "1", language = "lua", interpreter = _VERSION, features = array() }
+  return { bridge = "1", language = "lua", interpreter = _VERSION, features = array { uptime and "series" } }
 end
 function methods.load(params)
   handlers, functions, shutdowns, sources = array(), {}, {}, {}
@@ -222,15 +268,16 @@ function methods.load(params)
     sources[name] = lines
     local chunk, problem = load(cell.source, name, "t", env)
     if not chunk then error { name = "SyntaxError", message = problem } end
-    in_author = true
+    author(true)
     chunk()
   end
   return { handlers = handlers, async = false }
 end
-function methods.event(params) return handle(params, params, { params }) end
+function methods.event(params) return (handle(params, plain(params))) end
 function methods.events(params)
   local outcomes, n = array(), #params.events
-  local results = handle(params, params.events, params.events)
+  for _, event in ipairs(params.events) do plain(event) end
+  local results = handle(params, params.events)
   if type(results) ~= "table" or list_length(results) ~= n then results = {} end
   for i = 1, n do outcomes[i] = { result = either(results[i], null) } end
   return { outcomes = outcomes }
@@ -243,17 +290,17 @@ function methods.call(params)
   local fn, args = functions[params.name] or raise("NotFound", "no exported function " .. params.name), params.args
   local n = #args
   for i = 1, n do args[i] = absent(args[i]) end
-  in_author = true
+  author(true)
   return (fn(table.unpack(args, 1, n)))
 end
 function methods.shutdown()
   local results = {}
-  for i, fn in ipairs(shutdowns) do in_author = true results[i] = { pcall(fn) } end
+  for i, fn in ipairs(shutdowns) do author(true) results[i] = { pcall(fn) } end
   for _, result in ipairs(results) do if not result[1] then error(result[2], 0) end end
 end
 
 local function on_error(e) -- called where the error was raised, on top of the author's frames
-  in_author = false
+  author(false)
   local fields = type(e) == "table" and e or {}
   if getmetatable(e) == Error and not e.cause then return failure({ kind = e.kind }, e.message) end
   local ename, message = fields.name or (getmetatable(fields) or {}).__name or "error", text(fields.message or e)
@@ -268,31 +315,51 @@ local function on_error(e) -- called where the error was raised, on top of the a
   return failure(data, fields.cause and message or ename .. ": " .. evalue) -- no new name at every hop
 end
 
-local function answer(message)
-  local method = methods[message.method] or raise("NotFound", "no method " .. message.method)
-  local result = method(message.params)
-  in_author = false
-  return '{"jsonrpc":"2.0","id":' .. message.id .. ',"result":' .. encode(result) .. "}"
+local function outcome(method, params)
+  local result = (methods[method] or raise("NotFound", "no method " .. method))(params)
+  author(false)
+  return encode(result)
+end
+local function attempt(method, params) -- the end of a response, and whether it is one of success
+  local ok, body = xpcall(outcome, on_error, method, params)
+  author(false)
+  if ok then return '"result":' .. body, true end
+  if type(body) ~= "table" then body = failure({ kind = "Raised" }, text(body)) end -- no stack was left
+  return '"error":' .. encode(body, -1000), false
+end
+local function clocks() -- in ms: what Lua has used, and what went by, in steps of 10
+  uptime:seek("set")
+  return os.clock() * 1000, tonumber(match(uptime:read(12), "^[%d.]+")) * 1000
+end
+local function series(params) -- of events, until one fails or time is up
+  local bodies, began, first = {}, clocks()
+  local used, past, ok = began, first, true
+  for i, event in ipairs(params.events) do
+    if not ok or ended or math.max(used - began, past - first) > params.within_ms then break end
+    local used_before, past_before, body = used, past, nil
+    body, ok = attempt("event", event)
+    used, past = clocks()
+    local waited = past - past_before -- one step may be chance
+    bodies[i] = format('{%s,"ms":%.3f}', body, waited > 15 and waited or used - used_before)
+  end
+  return '"result":{"outcomes":[' .. table.concat(bodies, ",") .. "]}"
 end
 function serve(message)
-  local id = message.id or 0
-  if id <= last_request or not message.method then return end -- left over from before an interrupt
+  local id, method, body = message.id or 0, message.method, nil
+  if id <= last_request or not method then return end -- left over from before an interrupt
   last_request = id
-  local ok, body = xpcall(answer, on_error, message)
-  in_author = false
+  if method == "series" then body = series(message.params) else body = attempt(method, message.params) end
   io.stdout:flush()
-  if not ok and type(body) ~= "table" then body = failure({ kind = "Raised" }, text(body)) end -- no stack was left
-  send(ok and body or encode({ jsonrpc = "2.0", id = id, error = body }, -1000))
+  send(format('{"jsonrpc":"2.0","id":%d,%s}', id, body))
 end
 
 function bridge._turn()
   os.remove(cancel_path) -- meant for a turn before
   local up <close> = assert(io.open(directory .. "/to-host", "wb"))
   local down <close> = assert(io.open(directory .. "/to-plugin", "rb"))
-  local _ <close> = setmetatable({}, { __close = function() debug.sethook() ended, to_host = true, nil end })
+  local _ <close> = setmetatable({}, { __close = function() author(false) ended, to_host = true, nil end })
   to_host, from_host, ended = up, down, false
-  hook()
-  notify("ready")
+  send('{"jsonrpc":"2.0","method":"ready"}')
   repeat
     local message = receive()
     if message.method == "end" then ended = true else serve(message) end

@@ -234,6 +234,10 @@ pub struct RunArgs {
     /// Stop at the first line that is no event.
     #[arg(long)]
     pub strict: bool,
+    /// Load a plugin anew when a source file in its folder changes. No event is lost; if the new code cannot be loaded,
+    /// the old code goes on.
+    #[arg(long)]
+    pub watch: bool,
     /// How long accepted events may take at the end of the input and after Ctrl-C, such as 30s. The rest is dropped and
     /// counted, or stays in the database. Without it: 30s after Ctrl-C, at the end of the input as long as it takes.
     #[arg(long, value_name = "TIME", value_parser = parse_duration)]

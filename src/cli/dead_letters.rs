@@ -3,18 +3,20 @@
 
 use std::{
     collections::BTreeMap,
+    io::{IsTerminal, stdout},
     path::Path,
     time::{Duration, Instant},
 };
 
 use anyhow::bail;
-use comfy_table::{ColumnConstraint, ContentArrangement, Row, Table, presets};
+use comfy_table::{ColumnConstraint, ContentArrangement, Table, presets};
 use serde_json::Value;
 
 use crate::{
     cli::{
         Ending,
         args::{DeadLettersArgs, DeadLettersCommand, ReleaseArgs, Which},
+        printer::first_line,
         state::open,
         summary::counted,
     },
@@ -25,6 +27,8 @@ use crate::{
 /// A host looks once a second whether something is asked of it.
 const PATIENCE: Duration = Duration::from_millis(2500);
 const EVERY: Duration = Duration::from_millis(50);
+/// So much of an error is shown, also where that makes lines longer than the terminal is wide.
+const ERROR: u16 = 30;
 
 /// Look at dead letters, deliver them again, or drop them.
 pub async fn dead_letters(args: DeadLettersArgs) -> anyhow::Result<Ending> {
@@ -166,13 +170,14 @@ impl Desk<'_> {
     }
 }
 
+/// A line each; only the error is cut, where the terminal is too narrow for all of it.
 fn table(letters: &[DeadLetter]) -> Table {
     let mut table = Table::new();
-    table.load_style(presets::NOTHING).set_content_arrangement(ContentArrangement::Dynamic);
+    table.load_style(presets::NOTHING);
     table.set_header(["ID", "PLUGIN", "TOPIC", "EVENT", "ATTEMPTS", "WHEN (UTC)", "ERROR"]);
     for letter in letters {
         let event = &letter.event;
-        let mut row = Row::from([
+        table.add_row([
             letter.id.to_string(),
             event.plugin.clone(),
             event.topic.clone(),
@@ -182,12 +187,16 @@ fn table(letters: &[DeadLetter]) -> Table {
             letter.dead_at.get(..19).unwrap_or(&letter.dead_at).replace('T', " "),
             one_line(&letter.error),
         ]);
-        row.max_height(1);
-        table.add_row(row);
     }
-    // Only the error may be cut, where the terminal is too narrow.
-    for column in table.column_iter_mut().take(6) {
-        column.set_constraint(ColumnConstraint::ContentWidth);
+    if let Some(width) = table.width().filter(|_| stdout().is_terminal()) {
+        let others: u16 = table.column_max_content_widths().iter().take(6).map(|width| width + 2).sum();
+        table.set_content_arrangement(ContentArrangement::Dynamic).set_width(width.max(others + ERROR + 2));
+        for row in table.row_iter_mut() {
+            row.max_height(1);
+        }
+        for column in table.column_iter_mut().take(6) {
+            column.set_constraint(ColumnConstraint::ContentWidth);
+        }
     }
     table
 }
@@ -199,7 +208,7 @@ fn one_line(error: &str) -> String {
         // Another program wrote it.
         Err(_) => error.to_owned(),
     };
-    message.lines().next().unwrap_or_default().to_owned()
+    first_line(&message).trim_end().to_owned()
 }
 
 /// All of it, for people.

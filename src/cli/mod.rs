@@ -19,6 +19,7 @@ mod show;
 mod state;
 mod summary;
 mod test;
+mod watch;
 
 use std::process::ExitCode;
 

@@ -288,8 +288,8 @@ impl Printer {
     }
 }
 
-/// The first line of a reason, without the announcement of those that follow.
-fn first_line(reason: &str) -> &str {
+/// The first line of a reason or an error, without the announcement of those that follow.
+pub fn first_line(reason: &str) -> &str {
     let line = reason.lines().next().unwrap_or_default();
     line.strip_suffix("; its last output:").unwrap_or(line)
 }

@@ -1,6 +1,7 @@
 //! `kernelbridge run`: events in, results out.
 
 use std::{
+    convert::Infallible,
     io::{IsTerminal, Write},
     path::{Path, PathBuf},
     time::Duration,
@@ -22,7 +23,9 @@ use crate::{
         plugins,
         printer::{Images, Printed, Printer, say},
         summary::{Fed, Summary, is_kept, resumed, state_option},
+        watch::Watch,
     },
+    discover::{Environment, Languages},
     host::{Event, Host},
 };
 
@@ -37,7 +40,8 @@ const AFTER_CTRL_C: Duration = Duration::from_secs(30);
 /// Stream events through plugins.
 pub async fn run(args: RunArgs, kernelspecs: &[PathBuf]) -> anyhow::Result<Ending> {
     let mut builder = Host::builder().state(&args.state);
-    for manifest in plugins::all_manifests(&args.plugins)? {
+    let manifests = plugins::all_manifests(&args.plugins)?;
+    for manifest in &manifests {
         builder = builder.plugin(manifest);
     }
     for dir in kernelspecs {
@@ -51,6 +55,13 @@ pub async fn run(args: RunArgs, kernelspecs: &[PathBuf]) -> anyhow::Result<Endin
     let images = match &args.outputs {
         Some(dir) => Some(Images::new(dir)?),
         None => None,
+    };
+    // Before the plugins are read, so that no change is missed.
+    let watch = if args.watch {
+        let languages = Languages::load(&Environment::capture(), kernelspecs);
+        Some(Watch::new(&manifests, &languages, &own_files(&args))?)
+    } else {
+        None
     };
     let mut interrupts = Interrupts::new()?;
     let spinner = progress("starting kernels");
@@ -73,6 +84,7 @@ pub async fn run(args: RunArgs, kernelspecs: &[PathBuf]) -> anyhow::Result<Endin
     let mut fed = Fed::default();
     let (fed_all, drained) = tokio::select! {
         done = work(&host, input, &args, &mut fed, &mut interrupts, &bar) => done,
+        never = watching(watch, &host, &bar) => match never {},
         // It ends before the host only if it cannot write.
         printed = &mut printer => {
             drop(host);
@@ -96,6 +108,19 @@ pub async fn run(args: RunArgs, kernelspecs: &[PathBuf]) -> anyhow::Result<Endin
     summary.show(printed, &args.state, args.json)?;
     let failed = summary.is_failure(&args.state) || drained == Drained::Killed;
     Ok(if failed { Ending::PluginFailed } else { Ending::Done })
+}
+
+/// What the run itself reads and writes.
+fn own_files(args: &RunArgs) -> Vec<&Path> {
+    let maybe = args.events.as_deref().into_iter().chain(args.outputs.as_deref());
+    maybe.chain([args.out.as_path(), args.state.as_path()]).collect()
+}
+
+async fn watching(watch: Option<Watch>, host: &Host, bar: &ProgressBar) -> Infallible {
+    match watch {
+        Some(watch) => watch.run(host, bar).await,
+        None => std::future::pending().await,
+    }
 }
 
 /// How the wait for accepted events ended.

@@ -183,6 +183,7 @@ fn drops(plugin: &str, stats: &PluginStats) -> Option<String> {
 }
 
 type Count = fn(&PluginStats) -> u64;
+type Time = fn(&PluginStats) -> f64;
 
 /// What became of events.
 const DELIVERY: [(&str, Count); 8] = [
@@ -203,8 +204,7 @@ const WORK: [(&str, Count); 5] = [
     ("CALLS", |stats| stats.calls),
     ("EMITTED", |stats| stats.emitted),
 ];
-const TIMES: [(&str, fn(&PluginStats) -> f64); 2] =
-    [("P50 MS", |stats| stats.p50_ms), ("P99 MS", |stats| stats.p99_ms)];
+const TIMES: [(&str, Time); 2] = [("P50 MS", |stats| stats.p50_ms), ("P99 MS", |stats| stats.p99_ms)];
 
 /// What the plugins did, without columns that are zero everywhere; two tables if one would be too wide.
 fn tables(stats: &[(String, PluginStats)], width: usize) -> String {

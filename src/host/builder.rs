@@ -15,13 +15,14 @@ use crate::{
     },
     host::{
         Host,
+        door::Door,
         errands::errands,
         functions::Functions,
-        instance::{Instance, Keeper, Recipe},
+        keeper::{Keeper, Recipe},
         lane::{Entry, Lane},
         ledger::{Ledger, work_off},
         news::Newsroom,
-        shared::{Door, Shared},
+        shared::Shared,
         stats::Meter,
         worker::Worker,
     },
@@ -236,7 +237,7 @@ async fn start(recipe: Recipe, shared: &Arc<Shared>) -> Result<(Arc<Entry>, Vec<
     let started = join_all((1..=count).map(|number| {
         let mut recipe = recipe.clone();
         recipe.source.instance = (count > 1).then_some(number);
-        Instance::start(recipe, Arc::downgrade(shared))
+        Keeper::load(recipe, Arc::downgrade(shared))
     }));
     let (mut lanes, mut keepers, mut face) = (Vec::new(), Vec::new(), None);
     let capacity = manifest.queue.capacity.div_ceil(count as usize);

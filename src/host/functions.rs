@@ -10,10 +10,7 @@ use serde_json::{
 
 use crate::{
     chain::Chain,
-    host::{
-        HostBuilder,
-        shared::{INPUT, Shared},
-    },
+    host::{HostBuilder, door::INPUT, shared::Shared},
     plugin::Answer,
     rpc::{self, ErrorKind, RpcError},
     store::{Once, Store, StoreError, Swap},

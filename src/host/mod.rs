@@ -13,10 +13,13 @@
 //! every hop, and go to a host function or to another plugin as part of the same chain.
 
 mod builder;
+mod bus;
+mod door;
 mod errands;
 mod event;
 mod functions;
 mod instance;
+mod keeper;
 mod lane;
 mod ledger;
 mod news;
@@ -45,10 +48,10 @@ use crate::{
 };
 
 pub use builder::{BuildError, HostBuilder, runtime_for};
+pub use bus::Emitted;
 pub use event::{Event, EventError};
 pub use functions::Caller;
 pub use news::{News, Subscription};
-pub use shared::Emitted;
 pub use stats::{Drops, PluginStats};
 
 use builder::read_source;
@@ -206,7 +209,8 @@ impl Host {
     }
 
     /// Load a plugin's source anew, beside the old one, which goes on if that fails, and takes no further events if it
-    /// does not. Events that wait are not lost. Changes of the manifest need a new host.
+    /// does not. Events that wait are not lost. Changes of the manifest need a new host. A reload that is called while
+    /// another one of the same plugin is under way takes its place, and the other returns.
     ///
     /// # Errors
     ///

@@ -7,6 +7,7 @@ mod doctor;
 mod new_and_test;
 mod run;
 mod signals;
+mod watch;
 
 use std::{
     fs,

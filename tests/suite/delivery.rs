@@ -326,7 +326,8 @@ async fn state_once_is_done_once_however_often_the_event_comes() {
         host.emit("count", &n).await.expect("accepted");
     }
     drained(&host).await;
-    assert_eq!((stats(&host).handled, stats(&host).restarts), (3, 3));
+    assert_eq!(stats(&host).handled, 3);
+    assert!(stats(&host).restarts >= 3);
     assert_eq!(host.store().get("sum").expect("readable").expect("there").get(), "111");
     host.shutdown().await;
 }
@@ -337,9 +338,14 @@ async fn memory_stays_flat_whatever_the_policy() {
     if !Installed::look().has("python") {
         return;
     }
-    for (policy, events) in
-        [("drop-oldest", 1_000_000), ("drop-newest", 1_000_000), ("coalesce", 1_000_000), ("spill", 50_000)]
-    {
+    for (policy, events) in [
+        ("drop-oldest", 1_000_000),
+        ("drop-newest", 1_000_000),
+        ("coalesce", 1_000_000),
+        ("spill", 50_000),
+        // As slow as the plugin.
+        ("block", 3_000),
+    ] {
         let dir = tempfile::tempdir().expect("a folder");
         let manifest = format!("[queue]\ncapacity = 1000\nwhen-full = \"{policy}\"\n");
         let folder = plugin(dir.path(), "p", "python", PYTHON, &manifest);
@@ -370,6 +376,7 @@ async fn memory_stays_flat_whatever_the_policy() {
         assert_eq!(told, numbers.dropped);
         match policy {
             "drop-newest" => assert_eq!(counts.1 as u64, numbers.dropped),
+            "block" => assert_eq!((counts.0 as u64, numbers.dropped), (events, 0)),
             "spill" => assert!(counts.2 > 40_000 && numbers.dropped == 0),
             _ => assert_eq!((counts.0 as u64, numbers.drops[0].reason), (events, policy)),
         }

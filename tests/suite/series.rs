@@ -36,7 +36,7 @@ macro_rules! languages {
 }
 
 // Those whose shims take a series.
-languages!(javascript: "plugin.js", node: "plugin.js", octave: "plugin.m", prolog: "plugin.pl", python: "plugin.py", r: "plugin.R");
+languages!(javascript: "plugin.js", lua: "plugin.lua", node: "plugin.js", octave: "plugin.m", prolog: "plugin.pl", python: "plugin.py", r: "plugin.R");
 
 /// `topic` and result or kind of error of everything that was done, in order.
 async fn all(mut news: Subscription) -> Vec<String> {

@@ -69,6 +69,11 @@ bridge.on("conf.echo", function(event)
   return { topic = event.topic, data = data, attempt = event.attempt }
 end)
 
+bridge.on("conf.once", function(event)
+  bridge.state.update("once", function(n) return n + 1 end, 0, event)
+  return bridge.state.update("once", function(n) return n + 1 end, 0, event)
+end)
+
 bridge.on("conf.batch", function(events)
   local results = bridge.array()
   for i, event in ipairs(events) do results[i] = event.data.n * 2 end

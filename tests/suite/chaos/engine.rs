@@ -165,7 +165,7 @@ pub async fn run(plan: &Plan, dir: &Path) -> Report {
 }
 
 /// What handlers are told to do; with `!` in every attempt.
-const WHATS: &[&str] = &["exit", "loop", "flood", "raise", "raise!", "exit!"];
+const WHATS: &[&str] = &["exit", "loop", "flood", "hog", "raise", "raise!", "exit!"];
 /// What is done from outside.
 const HARMS: &[&str] = &["kill -9 kernel", "kill -9 interpreter", "SIGSTOP kernel and interpreter", "kill -9 kernel"];
 
@@ -192,7 +192,7 @@ fn plugin(dir: &Path, language: &str, source: &str, manifest: &str) -> PathBuf {
     fs::write(folder.join("plugin.src"), source).expect("written");
     let text = format!(
         "[plugin]\nname = \"{name}\"\nlanguage = \"{language}\"\nentry = \"plugin.src\"\n\
-         [limits]\ntimeout = \"2s\"\n[queue]\ncapacity = 500\nwhen-full = \"spill\"\n\
+         [limits]\ntimeout = \"3s\"\nmemory = \"800MiB\"\n[queue]\ncapacity = 500\nwhen-full = \"spill\"\n\
          [restart]\ndeaths = 1000000\nwithin = \"5s\"\n[config]\nlog = {:?}\n\
          [delivery]\nattempts = 3\n{manifest}",
         dir.join(format!("{name}.log")).display().to_string()

@@ -123,6 +123,7 @@ fn a_running_host_delivers_what_is_retried_and_releases_plugins() {
     let desk = Desk::new();
     desk.python("p", ONCE, PICKY);
     let running = Running::start(&desk, &["run", "p", "--events", "-", "--out", "out.ndjson", "--state", "other.db"]);
+    running.wait_for("it runs", |desk| desk.path("other.db").exists());
     let nobody = desk.run(&["release", "q", "--state", "other.db"]).with(2);
     assert_eq!(
         nobody.err,

@@ -26,7 +26,7 @@ const BOTH: &[(&str, Result<&str, ErrorKind>)] = &[
     ("abort", Err(ErrorKind::Cancelled)),
     ("aborted", Err(ErrorKind::Cancelled)),
     ("fail-oddly", Err(ErrorKind::Raised)),
-    ("reply-early", Err(ErrorKind::Cancelled)),
+    ("reply-early", Err(ErrorKind::Gone)),
     ("call-and-leave", Ok("done")),
     ("call-nonsense", Ok("done")),
 ];

@@ -346,11 +346,11 @@ class Shim:
         raise Ended(None)
 
     def do_reply_early(self, id, params):
-        """The turn's reply comes while the shim goes on."""
+        """The turn's reply comes while the shim goes on; then it dies."""
         self.sockets.send(self.sockets.shell, self.identity, "execute_reply", {"status": "ok"}, self.parent)
         time.sleep(0.5)
         self.answer(id, "too late")
-        raise Ended(None)
+        os._exit(7)
 
     def do_flood_iopub(self, id, params):
         for _ in range(params["data"]["count"]):
@@ -377,9 +377,9 @@ class Shim:
         return "done"
 
     def do_call_twice(self, id, params):
-        """A second request while the first is open."""
-        first, second = self.call("app.twice", 1), self.call("app.twice", 2)
-        assert first < second and self.road.hear()["id"] == first
+        """A second request while the first is open: the first is given up."""
+        first, second = self.call("app.slow"), self.call("app.twice", 2)
+        assert first < second and self.road.hear()["id"] == second
         return "done"
 
     def do_call_nonsense(self, id, params):

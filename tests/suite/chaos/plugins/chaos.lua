@@ -2,6 +2,10 @@ local function misbehave(what)
   if what == "exit" then os.exit(1) end
   while what == "loop" do end
   if what == "flood" then for _ = 1, 20000 do print(("x"):rep(100)) end end
+  if what == "hog" then
+    local hog = {}
+    for i = 1, 4000 do hog[i] = ("x"):rep((1 << 20) + i) end
+  end
   if what == "raise" then error(what) end
 end
 

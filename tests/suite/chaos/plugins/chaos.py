@@ -20,5 +20,7 @@ def misbehave(what):
     if what == "flood":
         for _ in range(20000):
             print("x" * 100)
+    if what == "hog":
+        return [bytes([n % 256]) * (1 << 20) for n in range(4000)]
     if what == "raise":
         raise ValueError(what)

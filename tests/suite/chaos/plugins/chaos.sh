@@ -5,6 +5,7 @@ misbehave() {
     exit) exit 1 ;;
     loop) while :; do :; done ;;
     flood) for ((i = 0; i < 2000; i++)); do printf '%01000d\n' "$i"; done ;;
+    hog) local hog=x; for ((i = 0; i < 33; i++)); do hog+=$hog; done ;;
     raise) bridge_fail raised ;;
   esac
 }

@@ -1,0 +1,318 @@
+//! The task that owns an instance's kernel: loads the source, waits for the kernel's death, and starts it anew as
+//! [`crate::supervision`] says.
+
+use std::{
+    future::Future,
+    sync::{Arc, Weak},
+    time::{Duration, Instant},
+};
+
+use tokio::{
+    sync::{mpsc, oneshot},
+    task::JoinSet,
+    time::sleep,
+};
+
+use crate::{
+    host::{
+        BuildError, News,
+        instance::{Instance, Loaded, lock},
+        lane::Face,
+        shared::Shared,
+    },
+    manifest::Manifest,
+    plugin::{HostCalls, Plugin, PluginSource, Runtime, SharedGraph},
+    supervision::{History, Policy, State, Verdict},
+};
+
+/// All that is needed to load a plugin.
+#[derive(Clone)]
+pub(super) struct Recipe {
+    pub manifest: Arc<Manifest>,
+    pub runtime: Runtime,
+    pub source: PluginSource,
+    pub door: Arc<dyn HostCalls>,
+    pub graph: SharedGraph,
+}
+
+/// What an instance asks of its keeper.
+pub(super) enum Command {
+    Release,
+    Reload { source: Box<PluginSource>, done: oneshot::Sender<Result<(), BuildError>> },
+    Stop { grace: Duration, done: oneshot::Sender<()> },
+}
+
+/// Owns an instance's kernel.
+pub(super) struct Keeper {
+    instance: Arc<Instance>,
+    recipe: Recipe,
+    commands: mpsc::UnboundedReceiver<Command>,
+    shared: Weak<Shared>,
+    history: History,
+    /// As it was loaded before the keeper ran.
+    pub first: Option<Arc<Loaded>>,
+    /// Plugins whose source was replaced, until they have done what they were at.
+    retiring: JoinSet<()>,
+}
+
+/// What to do next.
+enum Next {
+    Start {
+        after: Duration,
+    },
+    Run(Arc<Loaded>),
+    Wait,
+    /// What came while another source was being loaded, and what is loaded as before.
+    Obey(Command, Option<Arc<Loaded>>),
+    Stopped,
+}
+
+impl Recipe {
+    async fn load(&self, source: &PluginSource) -> Result<Loaded, BuildError> {
+        let plugin = Plugin::load(&self.runtime, source, self.door.clone(), self.graph.clone()).await;
+        let plugin = plugin
+            .map_err(|source| BuildError::Load { plugin: self.manifest.name.clone(), source: Box::new(source) })?;
+        let face = Arc::new(Face::of(&plugin, &self.manifest)?);
+        Ok(Loaded { plugin, face })
+    }
+}
+
+impl Keeper {
+    /// Load a plugin for the first time. The keeper is to be run.
+    pub async fn load(recipe: Recipe, shared: Weak<Shared>) -> Result<(Arc<Instance>, Self), BuildError> {
+        let loaded = Arc::new(recipe.load(&recipe.source).await?);
+        let (sender, commands) = mpsc::unbounded_channel();
+        let instance = Arc::new(Instance::new(recipe.source.instance.unwrap_or(0), loaded.clone(), sender));
+        let restart = &recipe.manifest.restart;
+        let history = History::new(Policy { deaths: restart.deaths, within: restart.within });
+        let keeper = Self {
+            instance: instance.clone(),
+            first: Some(loaded),
+            recipe,
+            commands,
+            shared,
+            history,
+            retiring: JoinSet::new(),
+        };
+        Ok((instance, keeper))
+    }
+
+    pub async fn run(mut self) {
+        let mut next = match self.first.take() {
+            Some(loaded) => Next::Run(loaded),
+            None => Next::Wait,
+        };
+        loop {
+            next = match next {
+                Next::Run(loaded) => self.keep(loaded).await,
+                Next::Start { after } => self.start(after).await,
+                Next::Wait => match self.commands.recv().await {
+                    Some(command) => self.obey(command).await,
+                    None => Next::Stopped,
+                },
+                Next::Obey(command, Some(loaded)) => self.obey_while_running(command, loaded).await,
+                Next::Obey(command, None) => self.obey(command).await,
+                Next::Stopped => return,
+            };
+        }
+    }
+
+    /// Until it dies, or something else is wanted.
+    async fn keep(&mut self, loaded: Arc<Loaded>) -> Next {
+        let mut death = loaded.plugin.death();
+        let died = async {
+            match death.wait_for(Option::is_some).await {
+                Ok(error) => error.as_ref().map_or_else(String::new, |error| error.message.clone()),
+                Err(_) => "its task ended".to_owned(),
+            }
+        };
+        let happened = tokio::select! {
+            reason = died => Ok(reason),
+            command = self.commands.recv() => Err(command),
+        };
+        let reason = match happened {
+            Ok(reason) => reason,
+            Err(Some(command)) => return self.obey_while_running(command, loaded).await,
+            Err(None) => return Next::Stopped,
+        };
+        // The state first: whoever finds nothing loaded waits for the state to change.
+        let next = self.died(reason);
+        *lock(&self.instance.loaded) = None;
+        loaded.plugin.shutdown(Duration::ZERO).await;
+        next
+    }
+
+    fn died(&mut self, reason: String) -> Next {
+        let verdict = self.history.died(Instant::now(), fastrand::f64());
+        let deaths = self.history.count();
+        match verdict {
+            Verdict::Restart { after } => {
+                let after_ms = u64::try_from(after.as_millis()).unwrap_or(u64::MAX);
+                self.tell(State::Restarting { reason, deaths, after_ms });
+                Next::Start { after }
+            }
+            Verdict::Quarantine => {
+                tracing::error!(plugin = &*self.instance.plugin, deaths, reason, "quarantined");
+                self.tell(State::Quarantined { reason, deaths });
+                Next::Wait
+            }
+        }
+    }
+
+    async fn start(&mut self, after: Duration) -> Next {
+        if let Err(command) = self.unless_commanded(sleep(after)).await {
+            return self.obey(command).await;
+        }
+        self.tell(State::Starting);
+        let recipe = &self.recipe;
+        let loading = async { recipe.load(&recipe.source).await };
+        let loaded = tokio::select! {
+            loaded = loading => Ok(loaded),
+            command = self.commands.recv() => Err(command),
+        };
+        match loaded {
+            Ok(Ok(loaded)) => {
+                self.count_restart();
+                self.put(loaded)
+            }
+            Ok(Err(error)) => {
+                let reason = match &error {
+                    BuildError::Load { source, .. } => format!("it could not be loaded: {source}"),
+                    error => error.to_string(),
+                };
+                self.died(reason)
+            }
+            Err(Some(command)) => self.obey(command).await,
+            Err(None) => Next::Stopped,
+        }
+    }
+
+    async fn unless_commanded<T>(&mut self, work: impl Future<Output = T>) -> Result<T, Command> {
+        tokio::select! {
+            done = work => Ok(done),
+            Some(command) = self.commands.recv() => Err(command),
+        }
+    }
+
+    fn put(&self, loaded: Loaded) -> Next {
+        let loaded = Arc::new(loaded);
+        *lock(&self.instance.loaded) = Some(loaded.clone());
+        self.tell(State::Ready { process_id: loaded.plugin.about().process_id });
+        Next::Run(loaded)
+    }
+
+    fn count_restart(&self) {
+        if let Some(meter) = self.shared.upgrade().as_ref().and_then(|shared| shared.meters.get(&*self.instance.plugin))
+        {
+            meter.count(|stats| stats.restarts += 1);
+        }
+    }
+
+    /// While there is no kernel.
+    async fn obey(&mut self, command: Command) -> Next {
+        match command {
+            Command::Release => {
+                self.history.forget();
+                Next::Start { after: Duration::ZERO }
+            }
+            Command::Reload { source, done } => self.reload(source, done, None).await,
+            Command::Stop { done, .. } => {
+                self.tell(State::Stopped);
+                let _ = done.send(());
+                Next::Stopped
+            }
+        }
+    }
+
+    async fn obey_while_running(&mut self, command: Command, loaded: Arc<Loaded>) -> Next {
+        match command {
+            Command::Release => Next::Run(loaded),
+            Command::Reload { source, done } => self.reload(source, done, Some(loaded)).await,
+            Command::Stop { grace, done } => {
+                self.tell(State::Stopped);
+                *lock(&self.instance.loaded) = None;
+                loaded.plugin.shutdown(grace).await;
+                while self.retiring.join_next().await.is_some() {}
+                let _ = done.send(());
+                Next::Stopped
+            }
+        }
+    }
+
+    /// Load another source while the old one, if there is one, goes on. A stop or a newer reload comes first.
+    async fn reload(
+        &mut self,
+        source: Box<PluginSource>,
+        done: oneshot::Sender<Result<(), BuildError>>,
+        mut old: Option<Arc<Loaded>>,
+    ) -> Next {
+        let loaded = {
+            let mut loading = std::pin::pin!(self.recipe.load(&source));
+            loop {
+                let death = old.as_ref().map(|old| old.plugin.death());
+                let died = async {
+                    match death {
+                        Some(mut death) => drop(death.wait_for(Option::is_some).await),
+                        None => std::future::pending().await,
+                    }
+                };
+                tokio::select! {
+                    loaded = &mut loading => break Ok(loaded),
+                    command = self.commands.recv() => match command {
+                        Some(Command::Release) => {}
+                        command => break Err(command),
+                    },
+                    () = died => {
+                        // From now on everybody waits for the new one.
+                        self.tell(State::Starting);
+                        *lock(&self.instance.loaded) = None;
+                        if let Some(old) = old.take() {
+                            old.plugin.shutdown(Duration::ZERO).await;
+                        }
+                    }
+                }
+            }
+        };
+        match loaded {
+            Ok(Ok(new)) => {
+                self.history.forget();
+                self.recipe.source = *source;
+                let next = self.put(new);
+                if let Some(old) = old {
+                    self.retire(old);
+                }
+                let _ = done.send(Ok(()));
+                next
+            }
+            Ok(Err(error)) => {
+                let _ = done.send(Err(error));
+                match (old, &*self.instance.state.borrow()) {
+                    (Some(old), _) => Next::Run(old),
+                    (None, State::Quarantined { .. }) => Next::Wait,
+                    (None, _) => Next::Start { after: Duration::ZERO },
+                }
+            }
+            Err(Some(command)) => Next::Obey(command, old),
+            Err(None) => Next::Stopped,
+        }
+    }
+
+    /// End it once it has done what it works on; it gets no more.
+    fn retire(&mut self, loaded: Arc<Loaded>) {
+        self.retiring.spawn(async move {
+            while Arc::strong_count(&loaded) > 1 && loaded.plugin.death().borrow().is_none() {
+                sleep(Duration::from_millis(20)).await;
+            }
+            loaded.plugin.shutdown(Duration::from_secs(2)).await;
+        });
+    }
+
+    fn tell(&self, state: State) {
+        tracing::info!(plugin = &*self.instance.plugin, instance = self.instance.number, ?state, "state");
+        self.instance.state.send_replace(state.clone());
+        if let Some(shared) = self.shared.upgrade() {
+            let (plugin, instance) = (self.instance.plugin.clone(), self.instance.number);
+            shared.newsroom.publish(&News::State { plugin, instance, state });
+        }
+    }
+}
