@@ -19,10 +19,14 @@ use crate::{
     cli::summary::counted,
     client::Output,
     host::{Event, News, Subscription},
+    manifest::units::format_size,
     plugin::PluginNews,
     rpc::RpcError,
     supervision::State,
 };
+
+/// How much of a line that does not end is kept before it is shown.
+const LONGEST_LINE: usize = 64 * 1024;
 
 /// Saves images.
 pub struct Images {
@@ -228,7 +232,10 @@ impl Printer {
                 for line in text.lines() {
                     self.say(&format!("[{plugin}] {line}"));
                 }
-                if !rest.is_empty() {
+                // A line without end is shown in pieces.
+                if rest.len() > LONGEST_LINE {
+                    self.say(&format!("[{plugin}] {rest}"));
+                } else if !rest.is_empty() {
                     self.unfinished.insert(plugin.clone(), rest);
                 }
             }
@@ -245,6 +252,13 @@ impl Printer {
             }
             PluginNews::Output(Output::Error { ename, evalue, .. }) => {
                 self.say(&format!("[{plugin}] {ename}: {evalue}"))
+            }
+            PluginNews::OutputDropped { outputs, bytes, limit_bytes } => {
+                let (bytes, limit) = (format_size(bytes), format_size(limit_bytes));
+                self.say(&format!(
+                    "warning: plugin `{plugin}`: {bytes} of {outputs} outputs dropped, beyond the limit of {limit} for \
+                     one event or call ([limits] output)"
+                ));
             }
             PluginNews::Log { level, message, fields } => {
                 let fields = if fields.as_object().is_some_and(|fields| !fields.is_empty()) {

@@ -4,14 +4,14 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use tokio::{
-    sync::mpsc,
+    sync::{OwnedSemaphorePermit, mpsc},
     time::{Instant, timeout_at},
 };
 
 use crate::{
     client::{
         ClientError, Ids, Output,
-        output::Metered,
+        output::{Metered, Room, WAITING_BYTES},
         task::{Channel, Command, Request},
     },
     wire::{Header, content},
@@ -33,9 +33,9 @@ pub struct Execution {
 #[derive(Debug)]
 pub(super) enum Event {
     Output(Metered),
-    Input { header: Header, request: content::InputRequest },
+    Input { header: Header, request: content::InputRequest, _room: OwnedSemaphorePermit },
     Reply(content::ExecuteReply),
-    Idle,
+    Idle { _room: Room },
     Failed(ClientError),
 }
 
@@ -71,7 +71,7 @@ pub struct Executed {
     pub reply: content::ExecuteReply,
     /// What was printed and shown.
     pub outputs: Vec<Output>,
-    /// Was `idle` seen? If not, outputs may be missing.
+    /// Was `idle` seen, and was all kept? If not, outputs are missing.
     pub complete: bool,
 }
 
@@ -89,11 +89,11 @@ impl Execution {
     pub async fn next(&mut self) -> ExecutionEvent {
         match self.events.recv().await {
             Some(Event::Output(metered)) => ExecutionEvent::Output(metered.into_output()),
-            Some(Event::Input { header, request }) => {
+            Some(Event::Input { header, request, .. }) => {
                 ExecutionEvent::Input(Input { prompt: request.prompt, password: request.password, header })
             }
             Some(Event::Reply(reply)) => ExecutionEvent::Reply(reply),
-            Some(Event::Idle) => ExecutionEvent::Idle,
+            Some(Event::Idle { .. }) => ExecutionEvent::Idle,
             Some(Event::Failed(error)) => ExecutionEvent::Failed(error),
             None => ExecutionEvent::Failed(ClientError::Closed),
         }
@@ -112,18 +112,22 @@ impl Execution {
         self.commands.send(Command::Send(Box::new(request))).await.map_err(|_| ClientError::Closed)
     }
 
-    /// Wait for the reply and, for at most 250 ms more, for `idle`, refusing input.
+    /// Wait for the reply and, for at most 250 ms more, for `idle`, refusing input. At most 64 MiB of outputs are kept.
     ///
     /// # Errors
     ///
     /// [`ClientError::Timeout`] after `deadline`; [`ClientError::Gone`] when the kernel's process ended.
     pub async fn finish(mut self, deadline: Duration) -> Result<Executed, ClientError> {
-        let mut outputs = Vec::new();
-        let (mut reply, mut idle) = (None, false);
+        let (mut outputs, mut room_bytes) = (Vec::new(), WAITING_BYTES as u64);
+        let (mut reply, mut idle, mut complete) = (None, false, true);
         let mut until = Instant::now() + deadline;
         loop {
             match timeout_at(until, self.next()).await {
-                Ok(ExecutionEvent::Output(output)) => outputs.push(output),
+                Ok(ExecutionEvent::Output(output)) if output.size_bytes() <= room_bytes => {
+                    room_bytes -= output.size_bytes();
+                    outputs.push(output);
+                }
+                Ok(ExecutionEvent::Output(_)) => (room_bytes, complete) = (0, false),
                 // An empty line, as at the end of a file: no kernel takes an error as an answer.
                 Ok(ExecutionEvent::Input(input)) => self.reply_input(&input, "").await?,
                 Ok(ExecutionEvent::Reply(answer)) => {
@@ -139,7 +143,7 @@ impl Execution {
             }
             match reply.take() {
                 Some(reply) if idle || Instant::now() >= until => {
-                    return Ok(Executed { reply, outputs, complete: idle });
+                    return Ok(Executed { reply, outputs, complete: complete && idle });
                 }
                 pending => reply = pending,
             }

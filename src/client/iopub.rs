@@ -10,7 +10,10 @@ use crate::{
     wire::{Message, Received, Signer, content},
 };
 
-use super::{output::Metered, task::MESSAGE_BYTES};
+use super::{
+    output::{Metered, Room},
+    task::{IopubSeen, MESSAGE_BYTES},
+};
 
 /// What the client's task needs to know of an iopub message.
 #[derive(Debug)]
@@ -22,7 +25,7 @@ pub(super) struct News {
 #[derive(Debug)]
 pub(super) enum What {
     Output(Metered),
-    Idle,
+    Idle(Room),
     /// `busy`, `starting`, comm messages and others that nothing depends on; they show that iopub works.
     Other,
     /// `iopub_welcome` (message spec 5.5).
@@ -35,6 +38,8 @@ pub(super) struct Drain {
     pub signer: Signer,
     pub counters: Arc<Counters>,
     pub news: mpsc::UnboundedSender<News>,
+    /// What was told already of those that are told once: anything, and a welcome.
+    pub told: IopubSeen,
 }
 
 impl Drain {
@@ -66,17 +71,22 @@ impl Drain {
         }
     }
 
-    fn read(&self, message: &Message, size_bytes: usize) -> Option<What> {
-        if let Some(output) = Output::from_message(message) {
-            return self.counters.meter(output, size_bytes).map(What::Output);
+    /// What there is to tell. Nothing of it fills memory, however slow its reader: outputs and `idle` need room, and
+    /// the rest is told once.
+    fn read(&mut self, message: &Message, size_bytes: usize) -> Option<What> {
+        if Output::is_one(message) {
+            // What is too large is not even parsed, which would take its memory once more.
+            let metered = self.counters.meter(size_bytes, || Output::from_message(message));
+            return metered.map(What::Output);
         }
-        Some(match message.msg_type() {
-            "iopub_welcome" => What::Welcome,
-            "status" => match message.parse_content::<content::StatusOutput>() {
-                Ok(status) if status.execution_state == "idle" => What::Idle,
-                _ => What::Other,
-            },
-            _ => What::Other,
-        })
+        let is_idle = || {
+            let status = message.parse_content::<content::StatusOutput>();
+            status.is_ok_and(|status| status.execution_state == "idle")
+        };
+        match message.msg_type() {
+            "iopub_welcome" => (!std::mem::replace(&mut self.told.welcome, true)).then_some(What::Welcome),
+            "status" if is_idle() => self.counters.room(size_bytes).map(What::Idle),
+            _ => (!std::mem::replace(&mut self.told.any, true)).then_some(What::Other),
+        }
     }
 }

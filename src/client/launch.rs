@@ -7,7 +7,7 @@ use std::{
 };
 
 use tokio::{
-    sync::{mpsc, watch},
+    sync::{Semaphore, mpsc, watch},
     time::{Instant, sleep, timeout, timeout_at},
 };
 
@@ -16,7 +16,7 @@ use crate::{
     client::{
         ClientError, Counters, Ids, KernelClient, Outputs,
         iopub::Drain,
-        task::{Command, IopubSeen, Task},
+        task::{Command, IopubSeen, PROMPTS, Task},
     },
     language::Interrupt,
     provision::{self, Exit, LaunchSpec, Launched, Tail},
@@ -113,7 +113,8 @@ impl KernelClient {
         let (news, news_receiver) = mpsc::unbounded_channel();
         let (outputs, output_receiver) = mpsc::unbounded_channel();
         let (iopub_seen, mut seen) = watch::channel(IopubSeen::default());
-        let drain = Drain { iopub: channels.iopub, signer: signer.clone(), counters: counters.clone(), news };
+        let told = IopubSeen::default();
+        let drain = Drain { iopub: channels.iopub, signer: signer.clone(), counters: counters.clone(), news, told };
         let task = Task {
             shell: channels.shell,
             control: channels.control,
@@ -127,6 +128,7 @@ impl KernelClient {
             counters: counters.clone(),
             iopub_seen,
             waiters: HashMap::new(),
+            prompts: Arc::new(Semaphore::new(PROMPTS)),
         };
         let tail = process.output_tail();
         let mut client = Self {

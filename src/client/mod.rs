@@ -42,6 +42,7 @@ use crate::{
 
 pub use execution::{Executed, Execution, ExecutionEvent, Input};
 pub use launch::LaunchOptions;
+pub(crate) use output::size_of;
 pub use output::{Counters, Output, Outputs};
 pub use prober::Prober;
 
@@ -179,6 +180,11 @@ impl KernelClient {
         &self.counters
     }
 
+    /// The same, for somebody who outlives the client by a moment.
+    pub(crate) fn shared_counters(&self) -> Arc<Counters> {
+        self.counters.clone()
+    }
+
     /// All outputs that belong to no [`Execution`] that asked for its own: those of turns, of background tasks, and
     /// late ones. Can be taken once.
     pub fn take_outputs(&mut self) -> Option<Outputs> {
@@ -271,7 +277,7 @@ impl KernelClient {
         let (sender, events) = mpsc::unbounded_channel();
         let header = self.ids.header("execute_request");
         let msg_id = header.msg_id.clone();
-        let waiter = Waiter::Execution { events: sender, own_outputs };
+        let waiter = Waiter::Execution { events: sender, own_outputs, replied: false };
         self.send(Channel::Shell, header, None, request, Some(waiter)).await?;
         Ok(Execution::new(msg_id, events, self.commands.clone(), self.ids.clone()))
     }

@@ -4,7 +4,7 @@ use std::{collections::HashMap, sync::Arc, time::Duration};
 
 use bytes::Bytes;
 use tokio::{
-    sync::{mpsc, oneshot, watch},
+    sync::{Semaphore, mpsc, oneshot, watch},
     time::sleep,
 };
 use zeromq::ZmqError;
@@ -23,6 +23,9 @@ use crate::{
 
 /// Largest message that is read.
 pub(super) const MESSAGE_BYTES: usize = 256 * 1024 * 1024;
+
+/// How many prompts may wait to be read. A kernel that waits for an answer sends one.
+pub(super) const PROMPTS: usize = 4;
 
 /// Which channel a request goes to.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -55,7 +58,7 @@ pub(super) struct Request {
 #[derive(Debug)]
 pub(super) enum Waiter {
     Reply(oneshot::Sender<Result<Message, ClientError>>),
-    Execution { events: mpsc::UnboundedSender<Event>, own_outputs: bool },
+    Execution { events: mpsc::UnboundedSender<Event>, own_outputs: bool, replied: bool },
 }
 
 /// The state of the task. It ends when the process does, or when all handles are gone.
@@ -72,6 +75,7 @@ pub(super) struct Task {
     pub counters: Arc<Counters>,
     pub iopub_seen: watch::Sender<IopubSeen>,
     pub waiters: HashMap<String, Waiter>,
+    pub prompts: Arc<Semaphore>,
 }
 
 /// What is known of iopub.
@@ -192,15 +196,18 @@ impl Task {
         // to an aborted `kernel_info_request` `kernel_reply`, tslab answers `comm_info` with `complete_reply`.
         match self.waiters.remove(message.parent_id()) {
             Some(Waiter::Reply(reply)) => drop(reply.send(Ok(message))),
-            Some(Waiter::Execution { events, own_outputs }) => {
+            Some(Waiter::Execution { events, own_outputs, replied }) => {
+                let msg_id = message.parent_id().to_owned();
+                // Its outputs and `idle` may still come.
+                self.waiters.insert(msg_id, Waiter::Execution { events: events.clone(), own_outputs, replied: true });
+                if replied {
+                    return tracing::debug!(channel, "a second reply to one request");
+                }
                 let reply = message.parse_content().unwrap_or_else(|error| {
                     tracing::warn!(%error, "execute_reply");
                     content::ExecuteReply { status: content::Status::Error, ..Default::default() }
                 });
                 drop(events.send(Event::Reply(reply)));
-                // Its outputs and `idle` may still come.
-                let msg_id = message.parent_id().to_owned();
-                self.waiters.insert(msg_id, Waiter::Execution { events, own_outputs });
             }
             None => tracing::debug!(channel, msg_type = message.msg_type(), "nobody waits for this message"),
         }
@@ -222,7 +229,13 @@ impl Task {
             _ => None,
         });
         match asked {
-            Some(events) => drop(events.send(Event::Input { header: message.header, request })),
+            Some(events) => match self.prompts.clone().try_acquire_owned() {
+                Ok(room) => drop(events.send(Event::Input { header: message.header, request, _room: room })),
+                Err(_) => {
+                    self.counters.count_odd();
+                    tracing::warn!("input_request refused: others wait already");
+                }
+            },
             None => tracing::warn!("input_request outside any execution"),
         }
     }
@@ -236,11 +249,13 @@ impl Task {
         });
         let waiter = self.waiters.get(&news.parent_id);
         match (news.what, waiter) {
-            (What::Output(output), Some(Waiter::Execution { events, own_outputs: true })) => {
+            (What::Output(output), Some(Waiter::Execution { events, own_outputs: true, .. })) => {
                 drop(events.send(Event::Output(output)));
             }
             (What::Output(output), _) => drop(self.outputs.send(output)),
-            (What::Idle, Some(Waiter::Execution { events, .. })) => drop(events.send(Event::Idle)),
+            (What::Idle(room), Some(Waiter::Execution { events, .. })) => {
+                drop(events.send(Event::Idle { _room: room }))
+            }
             _ => {}
         }
     }

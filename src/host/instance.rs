@@ -11,7 +11,6 @@ use std::{
     time::{Duration, Instant},
 };
 
-use serde::Serialize;
 use serde_json::value::RawValue;
 use tokio::{
     sync::{mpsc, oneshot, watch},
@@ -22,7 +21,7 @@ use crate::{
     chain::Chain,
     host::{BuildError, keeper::Command, lane::Face},
     plugin::{Plugin, PluginSource},
-    rpc::{ErrorKind, RpcError},
+    rpc::{ErrorKind, Params, RpcError},
     supervision::State,
 };
 
@@ -132,7 +131,7 @@ impl Instance {
     pub async fn request(
         &self,
         method: &'static str,
-        params: &impl Serialize,
+        params: &impl Params,
         chain: &Chain,
         deadline: Instant,
     ) -> Result<Box<RawValue>, RpcError> {
@@ -148,7 +147,7 @@ impl Instance {
         &self,
         loaded: &Loaded,
         method: &'static str,
-        params: &impl Serialize,
+        params: &impl Params,
         chain: &Chain,
         deadline: Instant,
     ) -> Result<Box<RawValue>, RpcError> {

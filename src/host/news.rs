@@ -12,10 +12,12 @@ use std::{
 use serde_json::value::RawValue;
 use tokio::sync::Notify;
 
-use crate::{host::Event, plugin::PluginNews, rpc::RpcError, supervision::State};
+use crate::{client::size_of, host::Event, plugin::PluginNews, rpc::RpcError, supervision::State};
 
 /// How much news may wait for a subscriber before the oldest is dropped.
 const WAITING: usize = 16_384;
+/// And how many bytes of it.
+const WAITING_BYTES: u64 = 64 * 1024 * 1024;
 
 /// Something that happened.
 #[derive(Debug, Clone)]
@@ -86,6 +88,25 @@ pub enum News {
     Missed(u64),
 }
 
+impl News {
+    /// Roughly how much memory it takes beyond its own few words.
+    fn size_bytes(&self) -> u64 {
+        let data = |event: &Event| event.data.get().len() as u64;
+        match self {
+            Self::Plugin { news: PluginNews::Output(output), .. } => output.size_bytes(),
+            Self::Plugin { news: PluginNews::Log { message, fields, .. }, .. } => {
+                (message.len() + size_of(fields)) as u64
+            }
+            Self::Handled { event, result, .. } => data(event) + result.get().len() as u64,
+            Self::Emitted { event, .. }
+            | Self::Filtered { event, .. }
+            | Self::Failed { event, .. }
+            | Self::Dropped { event, .. } => data(event),
+            _ => 0,
+        }
+    }
+}
+
 /// All subscribers of a host.
 #[derive(Debug, Default)]
 pub(super) struct Newsroom {
@@ -105,6 +126,7 @@ struct Desk {
 #[derive(Debug, Default)]
 struct Pile {
     news: VecDeque<News>,
+    bytes: u64,
     missed: u64,
     closed: bool,
 }
@@ -153,7 +175,7 @@ impl Newsroom {
             loop {
                 let read = desk.read.notified();
                 // Held by nobody but us: the subscription was dropped, and nobody will read.
-                if lock(&desk.pile).news.len() < WAITING / 2 || Arc::strong_count(&desk) == 1 {
+                if !lock(&desk.pile).is_high() || Arc::strong_count(&desk) == 1 {
                     break;
                 }
                 // The bound is for a subscription dropped meanwhile.
@@ -171,14 +193,34 @@ impl Newsroom {
     }
 }
 
+impl Pile {
+    /// Put it on top; what lies longest makes room.
+    fn put(&mut self, news: News) {
+        let size_bytes = news.size_bytes();
+        while self.news.len() >= WAITING || (self.bytes + size_bytes > WAITING_BYTES && !self.news.is_empty()) {
+            self.pop();
+            self.missed += 1;
+        }
+        self.bytes += size_bytes;
+        self.news.push_back(news);
+    }
+
+    fn pop(&mut self) -> Option<News> {
+        let news = self.news.pop_front()?;
+        self.bytes -= news.size_bytes();
+        Some(news)
+    }
+
+    /// Is its reader far behind?
+    fn is_high(&self) -> bool {
+        self.news.len() >= WAITING / 2 || self.bytes >= WAITING_BYTES / 2
+    }
+}
+
 impl Desk {
     fn put(&self, news: News) {
         let mut pile = lock(&self.pile);
-        if pile.news.len() >= WAITING {
-            pile.news.pop_front();
-            pile.missed += 1;
-        }
-        pile.news.push_back(news);
+        pile.put(news);
         drop(pile);
         self.arrived.notify_one();
     }
@@ -193,8 +235,9 @@ impl Subscription {
                 if pile.missed > 0 {
                     return Some(News::Missed(std::mem::take(&mut pile.missed)));
                 }
-                if let Some(news) = pile.news.pop_front() {
-                    if self.0.patient && pile.news.len() == WAITING / 2 {
+                let was_high = pile.is_high();
+                if let Some(news) = pile.pop() {
+                    if self.0.patient && was_high && !pile.is_high() {
                         self.0.read.notify_waiters();
                     }
                     return Some(news);
@@ -215,6 +258,7 @@ fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::client::Output;
 
     #[tokio::test]
     async fn what_nobody_reads_is_counted_as_missed() {
@@ -234,6 +278,23 @@ mod tests {
         drop(subscription);
         newsroom.publish(&News::Missed(0));
         assert!(!newsroom.anybody());
+    }
+
+    #[tokio::test]
+    async fn large_news_takes_the_place_of_more() {
+        let newsroom = Newsroom::default();
+        let mut subscription = newsroom.subscribe(false);
+        for _ in 0..20 {
+            let text = "x".repeat(10 * 1024 * 1024);
+            let output = PluginNews::Output(Output::Stream { name: "stdout".into(), text });
+            newsroom.publish(&News::Plugin { plugin: "p".into(), news: output });
+        }
+        assert!(matches!(subscription.next().await, Some(News::Missed(14))));
+        newsroom.close();
+        for _ in 0..6 {
+            assert!(subscription.next().await.is_some());
+        }
+        assert!(subscription.next().await.is_none());
     }
 
     #[tokio::test(start_paused = true)]

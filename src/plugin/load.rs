@@ -20,8 +20,9 @@ use crate::{
     language::{Interrupt, Language},
     manifest::{self, Manifest, Problem, Template},
     plugin::{
-        About, Carrier, HostCalls, Mail, Plugin, PluginNews, SharedGraph,
+        About, Carrier, HostCalls, Mail, Plugin, SharedGraph,
         actor::{Actor, State},
+        prints::Prints,
         template::{self, TemplateActor},
     },
     provision::{self, LaunchSpec},
@@ -171,13 +172,11 @@ impl Plugin {
             inbox,
             tasks: Mutex::default(),
         };
-        if let Some(mut outputs) = outputs {
+        let prints = Arc::new(Prints::new(source.limits.output_bytes));
+        if let Some(outputs) = outputs {
+            let (prints, counters) = (prints.clone(), client.shared_counters());
             let (host, name) = (host.clone(), name.clone());
-            plugin.keep(tokio::spawn(async move {
-                while let Some(output) = outputs.next().await {
-                    host.news(&name, PluginNews::Output(output));
-                }
-            }));
+            plugin.keep(tokio::spawn(prints.forward(outputs, counters, move |news| host.news(&name, news))));
         }
         match (&source.template, &runtime.language, &runtime.shim) {
             (Some(template), _, _) => {
@@ -209,6 +208,7 @@ impl Plugin {
                     carrier,
                     is_async,
                     limit_bytes,
+                    prints,
                     host,
                     graph,
                     inbox: mail,
@@ -298,7 +298,7 @@ impl Plugin {
     async fn ask<T: DeserializeOwned>(
         &self,
         method: &'static str,
-        params: &impl serde::Serialize,
+        params: &impl rpc::Params,
         deadline: Instant,
     ) -> Result<T, RpcError> {
         let chain = Chain::root(format!("{method} {}", self.name), deadline);

@@ -12,6 +12,7 @@
 mod actor;
 mod load;
 mod pipe;
+mod prints;
 mod template;
 mod turn;
 
@@ -33,7 +34,7 @@ use tokio::{
 use crate::{
     chain::{Chain, WaitGraph},
     client::{ClientError, Output, Prober},
-    rpc::{self, Handler, LogLevel, RpcError},
+    rpc::{self, Handler, LogLevel, Params, RpcError},
 };
 
 pub use load::{LoadError, PluginSource, Runtime, launch_options, not_enforced};
@@ -94,6 +95,15 @@ pub struct Emission {
 pub enum PluginNews {
     /// It printed or showed something.
     Output(Output),
+    /// It printed and showed more than one event or call may (`[limits] output`).
+    OutputDropped {
+        /// Outputs that were dropped, or cut short.
+        outputs: u64,
+        /// How much that was.
+        bytes: u64,
+        /// The limit.
+        limit_bytes: u64,
+    },
     /// It logged something.
     Log {
         /// How bad it is.
@@ -175,6 +185,8 @@ enum Mail {
 #[derive(Debug)]
 struct Job {
     method: &'static str,
+    /// Events or calls in it.
+    count: usize,
     params: Box<RawValue>,
     chain: Chain,
     deadline: Instant,
@@ -243,15 +255,16 @@ impl Plugin {
     pub async fn request(
         &self,
         method: &'static str,
-        params: &impl Serialize,
+        params: &impl Params,
         chain: &Chain,
         deadline: Instant,
     ) -> Result<Box<RawValue>, RpcError> {
+        let count = params.count();
         let params = serde_json::value::to_raw_value(params)
             .map_err(|error| RpcError::new(rpc::ErrorKind::Invalid, error.to_string()))?;
         let (reply, answer) = oneshot::channel();
         let params = rpc::compact(params);
-        let job = Job { method, params, chain: chain.clone(), deadline, reply };
+        let job = Job { method, count, params, chain: chain.clone(), deadline, reply };
         let gone = || RpcError::new(rpc::ErrorKind::Gone, "the plugin has been shut down").in_plugin(&self.name);
         self.inbox.send(Mail::Job(job)).await.map_err(|_| gone())?;
         answer.await.map_err(|_| gone())?

@@ -132,6 +132,33 @@ pub struct Call<'a> {
     pub args: &'a RawValue,
 }
 
+/// Parameters of a request to a plugin.
+pub trait Params: Serialize {
+    /// How many events or calls are in it.
+    fn count(&self) -> usize {
+        1
+    }
+}
+
+impl Params for Initialize<'_> {}
+impl Params for Load<'_> {}
+impl Params for Deliver<'_> {}
+impl Params for Call<'_> {}
+/// Of methods without parameters.
+impl Params for Map<String, Value> {}
+
+impl Params for DeliverBatch<'_> {
+    fn count(&self) -> usize {
+        self.events.len()
+    }
+}
+
+impl Params for DeliverSeries<'_> {
+    fn count(&self) -> usize {
+        self.events.len()
+    }
+}
+
 #[derive(Serialize)]
 struct Request<'a> {
     jsonrpc: &'a str,

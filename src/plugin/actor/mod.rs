@@ -24,6 +24,7 @@ use crate::{
     language::Language,
     plugin::{
         Answer, Carrier, Emission, HostCalls, Job, Mail, PluginNews, SharedGraph,
+        prints::Prints,
         turn::{Turn, TurnError, TurnEvent},
     },
     rpc::{self, ErrorKind, Inbound, Plea, RpcError},
@@ -49,6 +50,7 @@ pub(super) struct Actor {
     pub carrier: Carrier,
     pub is_async: bool,
     pub limit_bytes: usize,
+    pub prints: Arc<Prints>,
     pub host: Arc<dyn HostCalls>,
     pub graph: SharedGraph,
     pub inbox: mpsc::Receiver<Mail>,
@@ -154,6 +156,7 @@ impl Actor {
         let mut exit = self.client.exit();
         loop {
             self.advance().await;
+            self.prints.set_busy(!self.state.stack.is_empty());
             if self.state.stop.is_some() && self.state.turn.is_none() && self.state.stack.is_empty() {
                 break;
             }
@@ -320,6 +323,9 @@ impl Actor {
                 graph.stop_waiting(job.chain.id, &self.seat);
             }
             graph.push(&self.seat, job.chain.id);
+        }
+        if self.state.stack.is_empty() {
+            self.prints.begin(job.count);
         }
         self.state.next_id += 1;
         let id = self.state.next_id;
