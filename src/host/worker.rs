@@ -235,7 +235,7 @@ impl Worker {
         let began = Instant::now();
         let result = self.lane().instance.ask(loaded, rpc::SERIES, &params, chain, chain.deadline).await;
         let elapsed = began.elapsed();
-        let mut outcomes = self.outcomes(&*result?, elapsed)?;
+        let mut outcomes = self.outcomes(&result?, elapsed)?;
         if outcomes.is_empty() || outcomes.len() > self.load.len() {
             let message = format!("the shim gave {} outcomes for {} events", outcomes.len(), self.load.len());
             return Err(RpcError::new(ErrorKind::Invalid, message).in_plugin(&self.entry.name));

@@ -280,7 +280,7 @@ fn stored(plugin: &str, id: u32) -> StoredEvent {
         event_id: format!("e-{id}"),
         topic: "a.b".into(),
         time: "2026-01-02T03:04:05.678Z".into(),
-        key: (id % 2 == 0).then(|| format!("k{id}")),
+        key: id.is_multiple_of(2).then(|| format!("k{id}")),
         data: format!("{{\"n\":{id}}}"),
     }
 }
