@@ -272,7 +272,7 @@ impl Worker {
         })?;
         let outcomes = outcomes.into_iter().map(|outcome| Outcome {
             result: match outcome.error {
-                Some(error) => Err(RpcError::from_json(&error).in_plugin(&self.entry.name)),
+                Some(error) => Err(RpcError::from_json(&error).by_plugin(&self.entry.name)),
                 None => Ok(outcome.result.unwrap_or_else(rpc::null)),
             },
             elapsed: outcome.ms.and_then(|ms| Duration::try_from_secs_f64(ms / 1000.0).ok()).unwrap_or(elapsed),

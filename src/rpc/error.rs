@@ -115,6 +115,13 @@ impl RpcError {
         self
     }
 
+    /// As [`RpcError::in_plugin`], whatever it says itself: an error that a plugin answers with is its own, and what it
+    /// was raised from is its cause.
+    #[must_use]
+    pub fn by_plugin(self, plugin: &str) -> Self {
+        Self { plugin: plugin.into(), ..self }
+    }
+
     /// Is this error, or one that it was raised from, of this kind?
     pub fn is_caused_by(&self, kind: ErrorKind) -> bool {
         self.kind == kind || self.cause.as_ref().is_some_and(|cause| cause.is_caused_by(kind))
@@ -138,7 +145,7 @@ impl RpcError {
         if self.plugin.is_empty() { String::new() } else { format!("plugin `{}`: ", self.plugin) }
     }
 
-    /// Read an error object of the protocol; whatever is missing is left empty, and of a long line of causes only the
+    /// Read an error object of the protocol; whatever is missing but the message is left empty, and of a long line of causes only the
     /// youngest are kept, as each call that an error passes through adds one.
     pub fn from_json(error: &Value) -> Self {
         Self::read(error, CAUSES)
@@ -161,9 +168,13 @@ impl RpcError {
         let cause = &data["cause"];
         let cause =
             (cause.is_object() && causes > 0).then(|| Box::new(Self::read(oldest_if(cause, causes), causes - 1)));
+        let mut message = text(&error["message"]);
+        if message.is_empty() {
+            message.push_str("an error without a message");
+        }
         Self {
             kind,
-            message: text(&error["message"]),
+            message,
             ename: text(&data["ename"]).into(),
             evalue: text(&data["evalue"]),
             traceback,

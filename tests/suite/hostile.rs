@@ -36,7 +36,7 @@ use crate::support::{processes_with, root};
 /// The interpreter that has pyzmq.
 const PYTHON: &str = "KERNELBRIDGE_TEST_PYTHON";
 /// How long a kernel may take to start; one that is silent takes all of it.
-const STARTUP: Duration = Duration::from_secs(10);
+const STARTUP: Duration = Duration::from_secs(30);
 /// How long a handler may take.
 const TIMEOUT: Duration = Duration::from_secs(2);
 /// How long anything may take.
@@ -62,6 +62,7 @@ interrupt = "signal"
 struct Rig {
     dir: TempDir,
     python: String,
+    startup: Duration,
 }
 
 impl Rig {
@@ -72,7 +73,7 @@ impl Rig {
             return None;
         };
         let dir = tempfile::tempdir().expect("a folder");
-        let rig = Self { dir, python };
+        let rig = Self { dir, python, startup: STARTUP };
         rig.write("kernelspecs/hostile/language.toml", LANGUAGE);
         rig.write("kernelspecs/hostile/shim.hostile", "shim");
         rig.write("folders", "");
@@ -122,7 +123,7 @@ impl Rig {
             "[plugin]\nname = \"{name}\"\nlanguage = \"hostile\"\nkernel = \"hostile-{name}\"\nentry = \"plugin.hostile\"\n\
              carrier = \"{carrier}\"\n[permissions]\ncall = [\"app.*\"]\nemit = [\"*\"]\n[limits]\nstartup = \"{}s\"\n\
              timeout = \"{}s\"\n[delivery]\nattempts = 1\n[restart]\ndeaths = 1000\nwithin = \"1s\"\n",
-            STARTUP.as_secs(),
+            self.startup.as_secs(),
             timeout.as_secs(),
         );
         self.write(&format!("plugins/{name}/plugin.toml"), &manifest);
@@ -145,7 +146,7 @@ impl Rig {
         let env = self.env("none").map(|(name, value)| (name.to_owned(), value)).into();
         LaunchOptions {
             spec: LaunchSpec { kernel_name: "hostile".into(), argv: self.argv(), env, ..LaunchSpec::default() },
-            startup: STARTUP,
+            startup: self.startup,
             interrupt: Interrupt::Signal,
             no_control: false,
             no_shutdown: false,

@@ -455,7 +455,7 @@ impl Actor {
             self.client.clear_cancel();
         }
         if let Some(reply) = reply {
-            drop(reply.send(result.map_err(|error| error.in_plugin(&self.name))));
+            drop(reply.send(result.map_err(|error| error.by_plugin(&self.name))));
         }
     }
 

@@ -133,8 +133,12 @@ async fn a_plugin_neither_answers_for_another_nor_claims_its_chain() {
     assert_eq!(claimed.0, "bad");
     assert_eq!(claimed.1.len(), 1, "{claimed:?}");
     assert!(claimed.1[0].starts_with("event ") && claimed.1[0] != "event 1", "{claimed:?}");
-    let denied = host.call::<Value>("good.hello", ()).await.expect("answers");
-    assert_eq!(denied, "hello");
+    let hello = host.call::<Value>("good.hello", ()).await.expect("answers");
+    assert_eq!(hello, "hello");
+    let mut news = host.subscribe();
+    let error = emit(&host, &mut news, "bad.do", json!({ "do": "blame" })).await.expect_err("it failed");
+    assert_eq!((&*error.plugin, error.not_begun), ("bad", false), "{error}");
+    assert_eq!(error.cause.map(|cause| cause.plugin).as_deref(), Some("good"), "causes are kept as they came");
     host.shutdown().await;
     rig.assert_nothing_left();
 }

@@ -331,6 +331,11 @@ class Shim:
     def do_fail_oddly(self, id, params):
         self.road.say({"id": id, "error": {"code": "x", "message": [1], "data": {"kind": 7, "traceback": "none"}}})
 
+    def do_blame(self, id, params):
+        cause = {"code": -32000, "message": "theirs", "data": {"kind": "Raised", "plugin": "good"}}
+        data = {"kind": "Gone", "plugin": "good", "not_begun": True, "cause": cause}
+        self.road.say({"id": id, "error": {"code": -32005, "message": "not me", "data": data}})
+
     def do_half_a_frame(self, id, params):
         self.road.up.write(b'100\n{"id":%d,' % id)
         raise Ended({"status": "ok"})

@@ -65,8 +65,11 @@ const CASES: &[(&str, &str)] = &[
 
 #[tokio::test]
 async fn whatever_goes_wrong_at_the_start_is_a_typed_error_in_time() {
-    let Some(rig) = Rig::new() else { return };
+    let Some(mut rig) = Rig::new() else { return };
+    let began = Instant::now();
     let good = rig.host(&[rig.plugin("good", "good", "auto")]).await.expect("a host");
+    // Enough for one that means well, on this machine as busy as it is.
+    rig.startup = (began.elapsed() * 10).clamp(Duration::from_secs(6), STARTUP);
     let mut news = good.subscribe();
     let rig = &rig;
     let build = |&(mode, expected): &(&'static str, &'static str)| async move {
@@ -76,11 +79,11 @@ async fn whatever_goes_wrong_at_the_start_is_a_typed_error_in_time() {
         (mode, expected, outcome(&error), began.elapsed())
     };
     // A silent kernel takes all its time, so several are started at once.
-    let found: Vec<_> = stream::iter(CASES).map(build).buffer_unordered(6).collect().await;
+    let found: Vec<_> = stream::iter(CASES).map(build).buffer_unordered(4).collect().await;
     let mut wrong = Vec::new();
     for (mode, expected, found, took) in found {
         println!("{mode}: {found} after {took:?}");
-        if found != expected || took > STARTUP + Duration::from_secs(5) {
+        if found != expected || took > rig.startup + Duration::from_secs(10) {
             wrong.push((mode, found));
         }
     }
