@@ -150,7 +150,7 @@ async fn an_event_that_kills_its_kernel_every_time_is_a_dead_letter() {
         })
         .collect();
     assert_eq!(found, [(("die", "9", 2), "Gone".to_owned()), (("fail", "9", 2), "Raised".to_owned())]);
-    assert!(letters[1].error.contains("attempt 2") && letters[1].error.contains("plugin.src"), "{}", letters[1].error);
+    assert!(letters[1].error.contains("attempt 2") && letters[1].error.contains("plugin.py"), "{}", letters[1].error);
     host.shutdown().await;
 }
 
