@@ -4,10 +4,16 @@
 //! reading and writing, so that opening never blocks or fails while the shim has not opened it yet. Both are opened anew
 //! for each turn: whatever an interrupted turn left in them is gone when nobody has them open.
 
-use std::{io, path::Path};
+use std::{
+    io,
+    path::{Path, PathBuf},
+};
 
 use bytes::{Buf, BytesMut};
-use tokio::net::unix::pipe::{OpenOptions, Receiver, Sender};
+use tokio::{
+    io::Interest,
+    net::unix::pipe::{OpenOptions, Receiver, Sender},
+};
 
 use crate::{
     provision::Folder,
@@ -31,6 +37,9 @@ pub(super) struct Pipe {
     limit_bytes: usize,
     /// A body beyond the limit that is being passed over.
     skipped: Option<Skipped>,
+    to_host: PathBuf,
+    /// Something came in this turn.
+    heard: bool,
     /// The shim has closed its end, or never opened it.
     pub closed: bool,
 }
@@ -54,7 +63,8 @@ struct Skipped {
 impl Pipe {
     /// Open both ends.
     pub fn open(folder: &Path, limit_bytes: usize) -> io::Result<Self> {
-        let receiver = OpenOptions::new().open_receiver(folder.join(Folder::TO_HOST))?;
+        let to_host = folder.join(Folder::TO_HOST);
+        let receiver = OpenOptions::new().open_receiver(&to_host)?;
         let sender = OpenOptions::new().read_write(true).open_sender(folder.join(Folder::TO_PLUGIN))?;
         let mut pipe = Self {
             receiver,
@@ -63,6 +73,8 @@ impl Pipe {
             outbox: BytesMut::new(),
             limit_bytes,
             skipped: None,
+            to_host,
+            heard: false,
             closed: false,
         };
         pipe.drain_stale(folder)?;
@@ -104,9 +116,9 @@ impl Pipe {
     /// Wait until something could be read or written, and do it. Never returns once both is over. Cancel safe.
     pub async fn progress(&mut self) -> io::Result<()> {
         tokio::select! {
-            ready = self.receiver.readable(), if !self.closed => {
-                ready?;
-                self.read()
+            ready = self.receiver.ready(Interest::READABLE), if !self.closed => {
+                let was_closed = ready?.is_read_closed();
+                self.read_after(was_closed)
             }
             ready = self.sender.writable(), if !self.outbox.is_empty() => {
                 ready?;
@@ -118,16 +130,33 @@ impl Pipe {
 
     /// Read what is there.
     pub fn read(&mut self) -> io::Result<()> {
+        self.read_after(false)
+    }
+
+    /// `was_closed`: tokio has seen an end of the file, and will say so for ever.
+    fn read_after(&mut self, was_closed: bool) -> io::Result<()> {
         if self.closed {
             return Ok(());
         }
         self.inbox.reserve(READ_BYTES);
         match self.receiver.try_read_buf(&mut self.inbox) {
+            // A child that had it open since an earlier turn ended; the shim has yet to open it.
+            Ok(0) if !self.heard => self.reopen()?,
             Ok(0) => self.closed = true,
-            Ok(_) => {}
-            Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
+            Ok(_) => self.heard = true,
+            Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
+                if was_closed {
+                    self.reopen()?;
+                }
+            }
             Err(error) => return Err(error),
         }
+        Ok(())
+    }
+
+    /// What is inside stays, since the old one is open until there is the new one.
+    fn reopen(&mut self) -> io::Result<()> {
+        self.receiver = OpenOptions::new().open_receiver(&self.to_host)?;
         Ok(())
     }
 
@@ -171,7 +200,10 @@ mod tests {
     use std::{
         fs,
         io::{Read, Write},
+        time::Duration,
     };
+
+    use tokio::time::timeout;
 
     use super::*;
 
@@ -257,6 +289,33 @@ mod tests {
         assert_eq!(&read, b"3\n{}\n");
         pipe.progress().await.expect("reads");
         assert!(matches!(pipe.pop().expect("frames"), Some(Frame::Body(body)) if body == "new"));
+    }
+
+    /// It would be read again and again, and nothing else ever done.
+    #[tokio::test]
+    async fn whoever_closes_before_the_shim_opens_is_no_end() {
+        for looked_between in [false, true] {
+            let (folder, mut pipe) = pipe();
+            let open = || fs::OpenOptions::new().write(true).open(folder.path().join(Folder::TO_HOST)).expect("opens");
+            let mut progress = async || timeout(Duration::from_millis(50), pipe.progress()).await.is_ok();
+            drop(open());
+            if looked_between {
+                while progress().await {}
+            } else {
+                tokio::time::sleep(Duration::from_millis(10)).await;
+            }
+            let mut shim = open();
+            for _ in 0..3 {
+                progress().await;
+            }
+            assert!(!progress().await, "there is nothing to do");
+            shim.write_all(b"3\nabc").expect("writes");
+            assert!(progress().await);
+            drop(shim);
+            assert!(progress().await);
+            assert_eq!(pipe.pop().expect("frames").expect("one"), "abc");
+            assert!(pipe.closed);
+        }
     }
 
     #[tokio::test]

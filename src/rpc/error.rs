@@ -237,10 +237,14 @@ mod tests {
             let error = RpcError::from_json(&serde_json::from_str(json).expect("JSON"));
             assert_eq!((error.kind, error.message.as_str()), (kind, message), "{json}");
         };
-        check("null", ErrorKind::Raised, "");
+        check("null", ErrorKind::Raised, "an error without a message");
         check(r#"{"code":-32601,"message":"m"}"#, ErrorKind::NotFound, "m");
         check(r#"{"code":1,"message":2,"data":[]}"#, ErrorKind::Raised, "2");
-        check(r#"{"code":-32002,"data":{"kind":"Denied","traceback":"x"}}"#, ErrorKind::Denied, "");
-        check(r#"{"data":{"kind":"Nonsense"}}"#, ErrorKind::Raised, "");
+        check(
+            r#"{"code":-32002,"data":{"kind":"Denied","traceback":"x"}}"#,
+            ErrorKind::Denied,
+            "an error without a message",
+        );
+        check(r#"{"data":{"kind":"Nonsense"}}"#, ErrorKind::Raised, "an error without a message");
     }
 }
