@@ -121,6 +121,13 @@ pub struct KernelBehaviour {
     /// The language runs in a child of the kernel, so that this child's death is the kernel's.
     #[serde(default)]
     pub child_interpreter: bool,
+    /// The kernel runs its interpreter in a terminal of its own; a read-only sandbox leaves it the terminals then.
+    #[serde(default)]
+    pub terminal: bool,
+    /// The kernel writes files into the folder that it is started in (Prolog); in a read-only sandbox it is started in
+    /// its temporary folder instead.
+    #[serde(default)]
+    pub writes_where_started: bool,
     /// The kernel does not end on `shutdown_request` (ijavascript, Prolog): go on to SIGTERM at once.
     #[serde(default)]
     pub no_shutdown: bool,

@@ -31,7 +31,7 @@ use crate::{
     manifest::{CarrierChoice, Manifest, ManifestError},
     notebook::{Notebook, NotebookError},
     pattern::NameError,
-    plugin::{Carrier, HostCalls, LoadError, PluginSource, Runtime, not_enforced},
+    plugin::{Carrier, HostCalls, LoadError, PluginSource, Runtime, check_sandbox, not_enforced},
     queue::{Queue, QueueError},
     rpc::Cell,
     store::{Store, StoreError},
@@ -263,6 +263,7 @@ fn read_manifest(path: &Path) -> Result<(Manifest, PathBuf), BuildError> {
     let file = std::path::absolute(&file).unwrap_or(file);
     let manifest = Manifest::parse(&text, &file)?;
     manifest.check_supported()?;
+    check_sandbox(&manifest)?;
     for problem in not_enforced(&manifest) {
         tracing::warn!(plugin = manifest.name, field = problem.field, "{}", problem.message);
     }
@@ -286,6 +287,7 @@ pub(super) fn read_source(manifest: &Manifest, file: &Path) -> Result<PluginSour
         cells,
         config: manifest.config.clone(),
         env: manifest.env.clone(),
+        sandbox: manifest.sandbox,
         limits: manifest.limits.clone(),
         carrier: match manifest.carrier {
             CarrierChoice::Auto => None,

@@ -14,6 +14,7 @@
 //! isolation = "own"              # own | shared
 //! carrier = "auto"               # auto | jupyter | pipe
 //! turn = "shim"                  # shim | template (basic level, see `Template`)
+//! sandbox = "none"               # none | read-only | no-network, or a list of the last two
 //! env = ["MY_TOKEN"]             # variables of the host's that it gets too; default: none
 //!
 //! [permissions]
@@ -94,6 +95,8 @@ pub struct Manifest {
     pub isolation: Isolation,
     /// How RPC messages are to travel.
     pub carrier: CarrierChoice,
+    /// What its kernel is kept from.
+    pub sandbox: Sandbox,
     /// Names of the host's variables that it gets beside those that every kernel gets.
     pub env: Vec<String>,
     /// `[permissions]`
@@ -142,6 +145,22 @@ pub enum Isolation {
     Own,
     /// One kernel for all shared plugins of a language.
     Shared,
+}
+
+/// `sandbox`
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Sandbox {
+    /// From writing anywhere but in its own folders.
+    pub read_only: bool,
+    /// From reaching anybody.
+    pub no_network: bool,
+}
+
+impl Sandbox {
+    /// In manifests.
+    pub const READ_ONLY: &str = "read-only";
+    /// In manifests.
+    pub const NO_NETWORK: &str = "no-network";
 }
 
 /// `carrier`

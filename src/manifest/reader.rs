@@ -109,8 +109,43 @@ impl<'r, 't> Section<'r, 't> {
     pub(super) fn choice<T: Copy>(&mut self, key: &'static str, choices: &[(&'static str, T)]) -> Option<T> {
         let example = choices.first().map_or_else(String::new, |(name, _)| format!("\"{name}\""));
         let text = self.text(key, &example)?;
+        self.one_of(key, text, choices).map(|found| found.value)
+    }
+
+    /// As [`Section::choice`], for a key that takes several in a list as well.
+    pub(super) fn choices<T: Copy>(
+        &mut self,
+        key: &'static str,
+        choices: &[(&'static str, T)],
+    ) -> Option<Vec<Found<T>>> {
+        let value = self.value(key)?;
+        let items = match value.get_ref() {
+            DeValue::Array(items) => items.iter().collect(),
+            _ => vec![value],
+        };
+        let example = choices.last().map_or_else(String::new, |(name, _)| format!("{key} = \"{name}\""));
+        let mut found = Vec::new();
+        for item in items {
+            match item.get_ref() {
+                DeValue::String(text) => {
+                    found.extend(self.one_of(key, Found { value: text.as_ref(), span: item.span() }, choices));
+                }
+                other => {
+                    self.wrong_type::<()>(key, "a string or a list of strings", other, item.span(), &example);
+                }
+            }
+        }
+        Some(found)
+    }
+
+    fn one_of<T: Copy>(
+        &mut self,
+        key: &'static str,
+        text: Found<&str>,
+        choices: &[(&'static str, T)],
+    ) -> Option<Found<T>> {
         if let Some((_, value)) = choices.iter().find(|(name, _)| *name == text.value) {
-            return Some(*value);
+            return Some(Found { value: *value, span: text.span });
         }
         let names: Vec<_> = choices.iter().map(|(name, _)| *name).collect();
         let hint = suggest::did_you_mean(text.value, names.iter().copied())

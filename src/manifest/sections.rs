@@ -11,7 +11,7 @@ use toml::de::{DeTable, DeValue};
 use crate::{
     manifest::{
         BRIDGE_VERSION, CarrierChoice, Delivery, Exports, Isolation, Limits, Manifest, ManifestError, Permissions,
-        QueueSettings, Restart, Runtime, Template, WhenFull, config,
+        QueueSettings, Restart, Runtime, Sandbox, Template, WhenFull, config,
         reader::{Report, Section, quoted, type_of},
         template,
         units::{format_size, parse_duration, parse_size},
@@ -22,7 +22,10 @@ use crate::{
 
 /// Every section and its keys, for "it belongs in [limits]"; `config` is free form.
 const SECTIONS: [(&str, &[&str]); 9] = [
-    ("plugin", &["name", "version", "language", "kernel", "entry", "bridge", "isolation", "carrier", "turn", "env"]),
+    (
+        "plugin",
+        &["name", "version", "language", "kernel", "entry", "bridge", "isolation", "carrier", "turn", "sandbox", "env"],
+    ),
     ("permissions", &["call", "emit"]),
     ("exports", &["allow"]),
     ("limits", &["timeout", "startup", "memory", "cpu", "open-files", "output", "result", "depth"]),
@@ -67,6 +70,7 @@ struct PluginSection {
     bridge: String,
     isolation: Isolation,
     carrier: CarrierChoice,
+    sandbox: Sandbox,
     env: Vec<String>,
 }
 
@@ -110,6 +114,7 @@ pub(super) fn read(text: &str, path: &Path) -> Result<Manifest, ManifestError> {
         bridge: plugin.bridge,
         isolation: plugin.isolation,
         carrier: plugin.carrier,
+        sandbox: plugin.sandbox,
         env: plugin.env,
         permissions,
         exports,
@@ -171,6 +176,7 @@ fn read_plugin<'t>(document: &DeTable<'t>, report: &mut Report<'t>) -> PluginSec
     let isolation = section.choice("isolation", &[("own", Isolation::Own), ("shared", Isolation::Shared)]);
     let carriers = [("auto", CarrierChoice::Auto), ("jupyter", CarrierChoice::Jupyter), ("pipe", CarrierChoice::Pipe)];
     let carrier = section.choice("carrier", &carriers);
+    let sandbox = read_sandbox(&mut section);
     let env = section.list("env", "a list of names", "[\"MY_TOKEN\"]", variable);
     let turn = section.choice("turn", &[("shim", Turn::Shim), ("template", Turn::Template)]).unwrap_or(Turn::Shim);
 
@@ -197,8 +203,29 @@ fn read_plugin<'t>(document: &DeTable<'t>, report: &mut Report<'t>) -> PluginSec
         bridge: bridge.unwrap_or_else(|| BRIDGE_VERSION.to_owned()),
         isolation: isolation.unwrap_or(Isolation::Own),
         carrier: carrier.unwrap_or(CarrierChoice::Auto),
+        sandbox,
         env: env.unwrap_or_default(),
     }
+}
+
+/// One word or several, as each is a restriction of its own.
+fn read_sandbox(section: &mut Section<'_, '_>) -> Sandbox {
+    let words = [("none", None), (Sandbox::READ_ONLY, Some(true)), (Sandbox::NO_NETWORK, Some(false))];
+    let chosen = section.choices("sandbox", &words).unwrap_or_default();
+    if chosen.len() > 1
+        && chosen.iter().any(|found| found.value.is_none())
+        && let Some(last) = chosen.last()
+    {
+        let hint = "leave out `none`, or everything else".to_owned();
+        section.problem(
+            "sandbox",
+            &last.span,
+            "`none` in `sandbox` of [plugin] goes with nothing".to_owned(),
+            Some(hint),
+        );
+    }
+    let has = |wanted| chosen.iter().any(|found| found.value == Some(wanted));
+    Sandbox { read_only: has(true), no_network: has(false) }
 }
 
 /// Which of `language`, `kernel` and `turn` go together.

@@ -13,6 +13,7 @@ entry = "plugin.ipynb"
 bridge = "1"
 isolation = "own"
 carrier = "pipe"
+sandbox = "no-network"
 env = ["MY_TOKEN"]
 
 [permissions]
@@ -81,7 +82,7 @@ fn the_shortest_manifest_has_defaults() {
     assert_eq!((manifest.language(), manifest.kernelspec()), (Some("r"), None));
     assert_eq!((manifest.entry.as_path(), manifest.is_notebook()), (Path::new("plugin.R"), false));
     assert_eq!((manifest.isolation, manifest.carrier), (Isolation::Own, CarrierChoice::Auto));
-    assert!(manifest.env.is_empty());
+    assert!(manifest.env.is_empty() && manifest.sandbox == Sandbox::default());
     assert_eq!(manifest.permissions.call, patterns(&["state.*", "log.*"]));
     assert_eq!(manifest.permissions.emit, []);
     assert_eq!(manifest.exports.allow, patterns(&["*"]));
@@ -111,6 +112,7 @@ fn everything_written_is_read() {
     assert!(manifest.is_notebook());
     assert_eq!(manifest.carrier, CarrierChoice::Pipe);
     assert_eq!(manifest.env, ["MY_TOKEN"]);
+    assert_eq!(manifest.sandbox, Sandbox { read_only: false, no_network: true });
     assert!(manifest.may_call("state.get") && manifest.may_call("quake-geo.distance"));
     assert!(!manifest.may_call("quake-geo.other") && !manifest.may_call("log.x"));
     assert!(manifest.may_emit("alert.new") && !manifest.may_emit("quake.new"));
@@ -135,7 +137,7 @@ fn everything_written_is_read() {
         "nested": {"list": [1, 2.5, true, "x"], "when": "2026-02-01T12:00:00Z"},
     });
     assert_eq!(serde_json::Value::Object(manifest.config.clone()), config);
-    assert_eq!((manifest.line_of("queue.capacity"), manifest.line_of("queue.nothing")), (30, 29));
+    assert_eq!((manifest.line_of("queue.capacity"), manifest.line_of("queue.nothing")), (31, 30));
 }
 
 #[test]
@@ -334,6 +336,23 @@ fn bad_values_say_what_is_allowed() {
             "plugin.toml:6: unknown value `pip` for `carrier` in [plugin]; did you mean `pipe`?",
         ],
     );
+    check(
+        &format!("{MINIMAL}sandbox = \"readonly\""),
+        &["plugin.toml:5: unknown value `readonly` for `sandbox` in [plugin]; did you mean `read-only`?"],
+    );
+    check(
+        &format!("{MINIMAL}sandbox = [\"strict\", 1,\n\"none\", \"read-only\"]"),
+        &[
+            "plugin.toml:5: unknown value `strict` for `sandbox` in [plugin]; \
+             use one of `none`, `read-only`, `no-network`",
+            "plugin.toml:5: `sandbox` in [plugin] must be a string or a list of strings, found a whole number; \
+             write `sandbox = \"no-network\"`",
+            "plugin.toml:6: `none` in `sandbox` of [plugin] goes with nothing; leave out `none`, or everything else",
+        ],
+    );
+    let both = parse(&format!("{MINIMAL}sandbox = [\"read-only\", \"no-network\"]"));
+    assert_eq!(both.sandbox, Sandbox { read_only: true, no_network: true });
+    assert_eq!(parse(&format!("{MINIMAL}sandbox = \"none\"")).sandbox, Sandbox::default());
     check(
         &format!("{MINIMAL}env = [\"\", \"A=B\", \"KERNELBRIDGE_HOST\", 1]"),
         &[

@@ -18,7 +18,7 @@ use crate::{
     chain::Chain,
     client::{ClientError, Executed, KernelClient, LaunchOptions, Output},
     language::{Interrupt, Language},
-    manifest::{self, Manifest, Problem, Template},
+    manifest::{self, Manifest, ManifestError, Problem, Sandbox, Template},
     plugin::{
         About, Carrier, HostCalls, Mail, Plugin, SharedGraph,
         actor::{Actor, State},
@@ -67,6 +67,8 @@ pub struct PluginSource {
     pub config: Map<String, Value>,
     /// Names of the host's variables that its kernel gets.
     pub env: Vec<String>,
+    /// What its kernel is kept from.
+    pub sandbox: Sandbox,
     /// `[limits]`.
     pub limits: manifest::Limits,
     /// Which of several instances it is.
@@ -328,6 +330,9 @@ pub fn launch_options(runtime: &Runtime, source: Option<&PluginSource>) -> Launc
             working_dir: working_dir.map(ToOwned::to_owned),
             ipc: behaviour.ipc,
             stack_bytes: behaviour.stack_bytes,
+            sandbox: source.map(|source| source.sandbox).unwrap_or_default(),
+            terminal: behaviour.terminal,
+            writes_where_started: behaviour.writes_where_started,
             limits: source.map(|source| process_limits(&source.limits)).unwrap_or_default(),
             files,
         },
@@ -349,6 +354,19 @@ pub fn not_enforced(manifest: &Manifest) -> Vec<Problem> {
     let problems = process_limits(&manifest.limits).not_enforced();
     let problem = |(key, why)| manifest.problem(&format!("limits.{key}"), format!("`{key}` in [limits] {why}"), None);
     problems.into_iter().map(problem).collect()
+}
+
+/// Can this machine make the sandbox that a manifest asks for?
+///
+/// # Errors
+///
+/// - [`ManifestError`] when it cannot: running without would be worse.
+pub fn check_sandbox(manifest: &Manifest) -> Result<(), ManifestError> {
+    provision::check_sandbox(manifest.sandbox).map_err(|error| {
+        let hint = Some("use a machine that has it, or leave the sandbox out".to_owned());
+        let problem = manifest.problem("plugin.sandbox", error.to_string(), hint);
+        ManifestError { path: manifest.path.clone(), problems: vec![problem] }
+    })
 }
 
 /// Execute code that is ours, or the author's at the basic level.

@@ -37,7 +37,7 @@ use crate::{
     rpc::{self, Handler, LogLevel, Params, RpcError},
 };
 
-pub use load::{LoadError, PluginSource, Runtime, launch_options, not_enforced};
+pub use load::{LoadError, PluginSource, Runtime, check_sandbox, launch_options, not_enforced};
 
 /// How RPC messages travel while a turn is open.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]

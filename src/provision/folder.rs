@@ -19,6 +19,8 @@ pub struct Folder {
 }
 
 impl Folder {
+    /// How the names of all private folders begin.
+    pub const PREFIX: &str = "kernelbridge-";
     /// FIFO of the `pipe` carrier from shim to host.
     pub const TO_HOST: &str = "to-host";
     /// FIFO of the `pipe` carrier from host to shim.
@@ -45,12 +47,17 @@ impl Folder {
     }
 
     fn make(base: PathBuf, host_id: &str) -> Result<Self, LaunchError> {
-        let prefix = format!("kernelbridge-{host_id}-");
+        let prefix = format!("{}{host_id}-", Self::PREFIX);
         let private = fs::Permissions::from_mode(0o700);
         match tempfile::Builder::new().prefix(&prefix).permissions(private).tempdir_in(&base) {
             Ok(dir) => Ok(Self { dir }),
             Err(source) => Err(LaunchError::Folder { path: base, source }),
         }
+    }
+
+    /// The folders in which all private and temporary folders are.
+    pub fn bases() -> [PathBuf; 2] {
+        [Self::base(), std::env::temp_dir()]
     }
 
     /// Where private folders are: `$XDG_RUNTIME_DIR`, or the folder for temporary files.

@@ -18,18 +18,21 @@ mod memory;
 mod ports;
 mod process;
 mod sampler;
+mod sandbox;
 mod tail;
 mod tree;
 
 use std::{collections::BTreeMap, io, path::PathBuf};
 
-use crate::connection::ConnectionInfo;
+use crate::{connection::ConnectionInfo, manifest::Sandbox};
 
 pub use folder::Folder;
 pub use limits::{Limits, Overrun};
 pub use memory::memory_bytes;
 pub use ports::Reservation;
+use process::Outfit;
 pub use process::{Exit, Process, processes_of};
+pub use sandbox::{SandboxError, check as check_sandbox};
 pub use tail::Tail;
 
 /// What to start.
@@ -46,12 +49,18 @@ pub struct LaunchSpec {
     pub pass_env: Vec<String>,
     /// Where it starts; `None`: where we are.
     pub working_dir: Option<PathBuf>,
-    /// Unix sockets instead of loopback tcp.
+    /// Unix sockets instead of loopback tcp, if it has no sandbox.
     pub ipc: bool,
     /// Stack limit in bytes.
     pub stack_bytes: Option<u64>,
     /// What it may use.
     pub limits: Limits,
+    /// What it is kept from.
+    pub sandbox: Sandbox,
+    /// Its interpreter runs in a terminal, which a sandbox has to leave it.
+    pub terminal: bool,
+    /// It writes where it is started, which a read-only sandbox would not let it.
+    pub writes_where_started: bool,
     /// Files put into its private folder: name and text.
     pub files: Vec<(String, String)>,
 }
@@ -101,6 +110,9 @@ pub enum LaunchError {
     /// The guardian, which ends kernels if this process is killed, could not be started.
     #[error("cannot start the guardian `sh`: {0}")]
     Guardian(#[source] io::Error),
+    /// The sandbox could not be prepared.
+    #[error(transparent)]
+    Sandbox(#[from] SandboxError),
 }
 
 /// Start a kernel on this machine.
@@ -121,18 +133,19 @@ pub async fn launch(spec: &LaunchSpec) -> Result<Launched, LaunchError> {
     }
     folder.make_fifo(Folder::TO_HOST)?;
     folder.make_fifo(Folder::TO_PLUGIN)?;
-    let temporary = match spec.env.contains_key("TMPDIR") {
+    let temporary = match spec.env.contains_key("TMPDIR") && !spec.sandbox.read_only {
         true => None,
         false => Some(Folder::temporary(guardian.id())?),
     };
 
-    let (ports, reservation) =
-        if spec.ipc { None } else { Some(ports::Ports::hold().map_err(LaunchError::Ports)?) }.unzip();
+    // A sandbox leaves no Unix sockets.
+    let ipc = spec.ipc && spec.sandbox == Sandbox::default();
+    let (ports, reservation) = if ipc { None } else { Some(ports::Ports::hold().map_err(LaunchError::Ports)?) }.unzip();
     let [shell_port, iopub_port, stdin_port, control_port, hb_port] =
         ports.as_ref().map_or([1, 2, 3, 4, 5], ports::Ports::numbers);
     let connection = ConnectionInfo {
-        transport: if spec.ipc { "ipc" } else { "tcp" }.into(),
-        ip: if spec.ipc { folder.path().join("zmq").to_string_lossy().into_owned() } else { "127.0.0.1".into() },
+        transport: if ipc { "ipc" } else { "tcp" }.into(),
+        ip: if ipc { folder.path().join("zmq").to_string_lossy().into_owned() } else { "127.0.0.1".into() },
         shell_port,
         iopub_port,
         stdin_port,
@@ -147,9 +160,21 @@ pub async fn launch(spec: &LaunchSpec) -> Result<Launched, LaunchError> {
         .map_err(|error| LaunchError::Folder { path: connection_file.clone(), source: error.into() })?;
     folder.write("connection.json", &json)?;
 
+    let sandbox = sandbox::Prepared::new(
+        spec.sandbox,
+        &sandbox::Needs {
+            own: &[Some(&folder), temporary.as_ref()].into_iter().flatten().map(Folder::path).collect::<Vec<_>>(),
+            bases: &Folder::bases(),
+            ports: [shell_port, iopub_port, stdin_port, control_port, hb_port],
+            terminal: spec.terminal,
+        },
+    )?;
     let argv = spec.argv.iter().map(|arg| arg.replace("{connection_file}", &connection_file.to_string_lossy()));
-    let process = Process::spawn(spec, argv.collect(), folder, temporary, guardian, ports)
-        .await
-        .map_err(|source| LaunchError::Program { name: spec.kernel_name.clone(), program: program.clone(), source })?;
+    let outfit = Outfit { argv: argv.collect(), folder, temporary, guardian, ports, sandbox };
+    let process = Process::spawn(spec, outfit).await.map_err(|source| LaunchError::Program {
+        name: spec.kernel_name.clone(),
+        program: program.clone(),
+        source,
+    })?;
     Ok(Launched { process, connection, reservation })
 }

@@ -35,11 +35,15 @@ use crate::provision::{
     memory::memory_bytes,
     ports::Ports,
     sampler::Watched,
+    sandbox::Prepared,
     tail::Tail,
 };
 
 /// Environment variable with the private folder's path; also marks all descendants of one kernel.
 const FOLDER_MARK: &str = "KERNELBRIDGE_DIR";
+/// Variables that say where programs write what nobody keeps: temporary files, ilua's pipes, IPython's history and that
+/// of the kernels built on it.
+const SCRATCH: [&str; 5] = ["TMPDIR", "TMP", "TEMP", "JUPYTER_RUNTIME_DIR", "IPYTHONDIR"];
 /// How long the pipes of an ended process may still deliver.
 const LAST_WORDS: Duration = Duration::from_millis(200);
 
@@ -79,15 +83,19 @@ pub struct Process {
     _guardian: Arc<Guardian>,
 }
 
+/// All that a kernel is given when it is started.
+pub(super) struct Outfit {
+    pub argv: Vec<String>,
+    pub folder: Folder,
+    pub temporary: Option<Folder>,
+    pub guardian: Arc<Guardian>,
+    pub ports: Option<Ports>,
+    pub sandbox: Option<Prepared>,
+}
+
 impl Process {
-    pub(super) async fn spawn(
-        spec: &LaunchSpec,
-        argv: Vec<String>,
-        folder: Folder,
-        temporary: Option<Folder>,
-        guardian: Arc<Guardian>,
-        ports: Option<Ports>,
-    ) -> io::Result<Self> {
+    pub(super) async fn spawn(spec: &LaunchSpec, outfit: Outfit) -> io::Result<Self> {
+        let Outfit { argv, folder, temporary, guardian, ports, sandbox } = outfit;
         let mut command = Command::new(&argv[0]);
         command.args(&argv[1..]).stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped());
         command.env_clear().envs(environment::kept(std::env::vars_os(), &spec.pass_env));
@@ -96,9 +104,13 @@ impl Process {
             command.env("TMPDIR", temporary.path()).env("TMP", temporary.path());
         }
         command.envs(&spec.env);
+        if let Some(temporary) = temporary.as_ref().filter(|_| spec.sandbox.read_only) {
+            command.envs(SCRATCH.map(|name| (name, temporary.path())));
+        }
         command.env("JPY_PARENT_PID", std::process::id().to_string());
         command.env(HOST_MARK, guardian.id()).env(FOLDER_MARK, folder.path());
-        if let Some(dir) = &spec.working_dir {
+        let instead = temporary.as_ref().filter(|_| spec.sandbox.read_only && spec.writes_where_started);
+        if let Some(dir) = instead.map(Folder::path).or(spec.working_dir.as_deref()) {
             command.current_dir(dir);
         }
         let host = Pid::this();
@@ -118,7 +130,9 @@ impl Process {
                 if let Some(door) = &door {
                     door.enter();
                 }
-                rlimits.set()
+                rlimits.set()?;
+                // Last, as it may refuse what comes before it.
+                sandbox.as_ref().map_or(Ok(()), Prepared::enter)
             });
         }
         let mut child = spawn_from_lasting_thread(command, ports).await?;

@@ -3,3 +3,4 @@
 mod environment;
 mod limits;
 mod output;
+mod sandbox;
