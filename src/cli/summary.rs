@@ -48,7 +48,7 @@ impl Summary {
     pub fn of(host: &Host, fed: Fed, drained: bool) -> anyhow::Result<Self> {
         let mut stats = host.stats();
         for (plugin, stats) in &mut stats {
-            stats.waiting = host.store().backlog_len(plugin, 0)?;
+            stats.waiting = host.store().backlog_len(plugin)?;
         }
         let mut quarantined = Vec::new();
         for plugin in host.plugins() {

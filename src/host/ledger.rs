@@ -24,7 +24,7 @@ use crate::{
         shared::Shared,
     },
     rpc::{ErrorKind, RpcError},
-    store::{Store, StoreError, Waiting},
+    store::{Store, StoreError, StoredEvent, Waiting},
 };
 
 /// Rows read at once.
@@ -114,16 +114,9 @@ impl Ledger {
 
     /// These are done: handled, dropped or refused.
     pub fn acknowledge(&self, deliveries: &[i64]) {
-        if deliveries.is_empty() {
-            return;
-        }
-        if let Err(error) = self.store.acknowledge(deliveries) {
-            // They will be delivered again by the next process.
-            tracing::error!(plugin = &*self.plugin, %error, "events could not be acknowledged");
-        }
-        let mut rows = self.lock();
-        for seq in deliveries {
-            rows.held.remove(seq);
+        if !deliveries.is_empty() {
+            // If that fails they will be delivered again by the next process.
+            self.let_go(deliveries, "events could not be acknowledged", |store| store.acknowledge(deliveries));
         }
     }
 
@@ -138,19 +131,30 @@ impl Ledger {
 
     /// It is given up.
     pub fn bury(&self, delivery: &Delivery, error: &RpcError) {
-        let (stored, text) = (delivery.stored(&self.plugin), error.to_json().to_string());
-        if let Err(error) = self.store.bury(&stored, delivery.attempt, &text, delivery.seq) {
-            tracing::error!(plugin = &*self.plugin, event = stored.event_id, %error, "dead letter could not be kept");
+        self.bury_row(&delivery.stored(&self.plugin), delivery.attempt, error, delivery.seq);
+    }
+
+    fn bury_row(&self, event: &StoredEvent, attempts: u32, error: &RpcError, seq: Option<i64>) {
+        let error = error.to_json().to_string();
+        let failure = format!("event {} is given up, and could not be kept as a dead letter", event.event_id);
+        self.let_go(seq.as_slice(), &failure, |store| store.bury(event, attempts, &error, seq).map(drop));
+    }
+
+    /// Change the store, and no longer hold these rows: in one step, so that whoever counts rows sees both or neither.
+    fn let_go(&self, seqs: &[i64], failure: &str, change: impl FnOnce(&Store) -> Result<(), StoreError>) {
+        let mut rows = self.lock();
+        if let Err(error) = change(&self.store) {
+            tracing::error!(plugin = &*self.plugin, ?seqs, %error, "{failure}");
         }
-        if let Some(seq) = delivery.seq {
-            self.lock().held.remove(&seq);
+        for seq in seqs {
+            rows.held.remove(seq);
         }
     }
 
     /// Look for rows that others added or removed. Returns how many more there are than was known.
     pub fn look(&self) -> Result<i64, StoreError> {
         let mut rows = self.lock();
-        let there = self.store.backlog_len(&self.plugin, 0)?;
+        let there = self.store.backlog_len(&self.plugin)?;
         let stored = there.saturating_sub(rows.held.len() as u64);
         let new = stored.cast_signed() - rows.stored.cast_signed();
         rows.stored = stored;
@@ -161,36 +165,23 @@ impl Ledger {
         Ok(new)
     }
 
-    /// Another program wrote something that is no event.
-    fn unreadable(&self, row: &Waiting) {
-        let error = RpcError::new(ErrorKind::Invalid, "the row in the table `backlog` is no event");
-        if let Err(error) = self.store.bury(&row.event, row.attempts, &error.to_json().to_string(), Some(row.seq)) {
-            tracing::error!(plugin = &*self.plugin, seq = row.seq, %error, "unreadable row in the backlog");
-        }
-        self.lock().held.remove(&row.seq);
-    }
-
     /// How many rows wait in the store only.
     pub fn stored(&self) -> u64 {
         if self.is_behind.load(Ordering::Acquire) { self.lock().stored } else { 0 }
     }
 
     /// The next stored rows after `after`, held from now on.
-    fn next(&self, after: i64) -> Result<Vec<Waiting>, StoreError> {
+    fn next(&self, mut after: i64) -> Result<Vec<Waiting>, StoreError> {
         let mut rows = self.lock();
-        let mut found = self.store.backlog(&self.plugin, after, CHUNK)?;
-        if found.is_empty() {
-            return Ok(found);
+        loop {
+            let mut found = self.store.backlog(&self.plugin, after, CHUNK)?;
+            let Some(last) = found.last().map(|row| row.seq) else { return Ok(found) };
+            found.retain(|row| rows.held.insert(row.seq));
+            if !found.is_empty() {
+                return Ok(found);
+            }
+            after = last;
         }
-        let last = found.last().map(|row| row.seq);
-        found.retain(|row| rows.held.insert(row.seq));
-        if found.is_empty()
-            && let Some(last) = last
-        {
-            drop(rows);
-            return self.next(last);
-        }
-        Ok(found)
     }
 
     fn handed_over(&self) {
@@ -232,29 +223,31 @@ pub(super) async fn work_off(shared: Weak<Shared>, entry: Arc<Entry>) {
         };
         after = last.seq;
         for row in found {
-            let pushed = match delivery(&row) {
-                Some(delivery) => {
-                    let lane = entry.lane(&delivery.event);
-                    lane.queue.room().await;
-                    let key = delivery.event.key.clone();
-                    match lane.queue.push(delivery, key.as_deref()).await {
-                        Ok(pushed) => Some(pushed),
-                        Err(_) => return,
-                    }
-                }
-                None => None,
-            };
-            ledger.handed_over();
-            let Some(shared) = shared.upgrade() else { return };
-            match pushed {
-                Some(pushed) => drop(shared.pushed(&entry, pushed)),
-                None => {
-                    ledger.unreadable(&row);
-                    shared.done(1);
-                }
+            if hand_over(&shared, &entry, &row).await.is_none() {
+                return;
             }
         }
     }
+}
+
+/// Put a row's event into its lane once there is a place; `None` when the host ends.
+async fn hand_over(shared: &Weak<Shared>, entry: &Entry, row: &Waiting) -> Option<()> {
+    let ledger = &entry.ledger;
+    let Some(delivery) = delivery(row) else {
+        // Another program wrote it.
+        let error = RpcError::new(ErrorKind::Invalid, "the row in the table `backlog` is no event");
+        ledger.handed_over();
+        ledger.bury_row(&row.event, row.attempts, &error, Some(row.seq));
+        shared.upgrade()?.done(1);
+        return Some(());
+    };
+    let (lane, key) = (entry.lane(&delivery.event), delivery.event.key.clone());
+    lane.queue.room().await;
+    let pushed = lane.queue.push(delivery, key.as_deref()).await.ok()?;
+    ledger.handed_over();
+    // Only a spill can fail, and there was room.
+    drop(shared.upgrade()?.pushed(entry, pushed));
+    Some(())
 }
 
 fn delivery(row: &Waiting) -> Option<Delivery> {

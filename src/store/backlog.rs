@@ -133,14 +133,14 @@ impl Store {
         })
     }
 
-    /// How many events of the backlog of `plugin` have a place after `after`.
+    /// How many events the backlog of `plugin` has.
     ///
     /// # Errors
     ///
     /// - [`StoreError::Busy`], [`StoreError::Sqlite`].
-    pub fn backlog_len(&self, plugin: &str, after: i64) -> Result<u64, StoreError> {
-        let sql = "SELECT count(*) FROM backlog WHERE plugin = ?1 AND seq > ?2";
-        let count = self.query(sql, (plugin, after), |row| row.get::<_, i64>(0))?;
+    pub fn backlog_len(&self, plugin: &str) -> Result<u64, StoreError> {
+        let sql = "SELECT count(*) FROM backlog WHERE plugin = ?1";
+        let count = self.query(sql, [plugin], |row| row.get::<_, i64>(0))?;
         Ok(count.unwrap_or_default().unsigned_abs())
     }
 

@@ -269,7 +269,7 @@ fn version_1_is_brought_up_to_date() {
     for _ in 0..2 {
         let store = Store::open(&path).expect("opens");
         assert_eq!(store.get("k").expect("readable").expect("there").get(), "1");
-        assert_eq!(store.backlog_len("p", 0).expect("readable"), 0);
+        assert_eq!(store.backlog_len("p").expect("readable"), 0);
     }
 }
 
@@ -300,7 +300,7 @@ fn the_backlog_keeps_its_order_until_it_is_acknowledged() {
     let found: Vec<_> = rows.iter().map(|row| (row.seq, row.attempts, row.event.clone())).collect();
     let expected = [(seqs[0], 0, stored("p", 0)), (seqs[1], 2, stored("p", 1)), (seqs[4], 0, stored("p", 4))];
     assert_eq!(found, expected);
-    assert_eq!((store.backlog_len("p", 0).expect("counted"), store.backlog_len("q", 0).expect("counted")), (3, 1));
+    assert_eq!((store.backlog_len("p").expect("counted"), store.backlog_len("q").expect("counted")), (3, 1));
 }
 
 #[test]
@@ -309,7 +309,7 @@ fn dead_letters_are_listed_retried_and_dropped() {
     let seq = store.append(&stored("p", 0)).expect("appended");
     let first = store.bury(&stored("p", 0), 3, "{\"message\":\"no\"}", Some(seq)).expect("buried");
     let second = store.bury(&stored("q", 1), 1, "{}", None).expect("buried");
-    assert_eq!(store.backlog_len("p", 0).expect("counted"), 0);
+    assert_eq!(store.backlog_len("p").expect("counted"), 0);
     let letter = store.dead_letter(first).expect("readable").expect("there");
     assert_eq!((letter.event, letter.attempts, letter.error.as_str()), (stored("p", 0), 3, "{\"message\":\"no\"}"));
     assert_eq!(store.dead_letters(Some("q"), 10).expect("readable").len(), 1);

@@ -240,7 +240,7 @@ async fn what_finds_no_place_is_spilled_and_comes_back_in_order() {
     assert!(spilled > 1000, "{spilled}");
     drained(&host).await;
     assert_eq!((stats(&host).handled, stats(&host).spilled), (2000, spilled as u64));
-    assert_eq!(host.store().backlog_len("p", 0).expect("readable"), 0);
+    assert_eq!(host.store().backlog_len("p").expect("readable"), 0);
 
     // What is still there when the host ends is there when it begins again.
     for n in 2000..3000 {
@@ -262,7 +262,7 @@ async fn what_finds_no_place_is_spilled_and_comes_back_in_order() {
     // Those that were in memory only.
     let dropped =
         collect(std::mem::replace(&mut news, Host::builder().build().await.expect("a host").subscribe())).await;
-    let left = Store::open(&state).expect("opens").backlog_len("p", 0).expect("readable");
+    let left = Store::open(&state).expect("opens").backlog_len("p").expect("readable");
     assert!(left > 0 && dropped < 100, "{left} {dropped}");
     let host = Host::builder().state(&state).plugin(&folder).build().await.expect("a host");
     let news = host.subscribe_lossless();
@@ -456,7 +456,7 @@ def one(event):
     child.wait().expect("gone");
     let accepted = {
         let store = Store::open(&state).expect("opens");
-        text(&log).lines().count() as u64 + store.backlog_len("p", 0).expect("readable")
+        text(&log).lines().count() as u64 + store.backlog_len("p").expect("readable")
     };
     fs::write(dir.path().join("none"), "").expect("written");
     let output = run("none").wait_with_output().expect("it ends");
@@ -468,5 +468,5 @@ def one(event):
     assert!(once.is_sorted() && handled.len() - once.len() <= 64, "{handled:?}");
     assert_eq!(once, (0..once.len() as u64).collect::<Vec<_>>());
     assert!(once.len() as u64 + 64 >= accepted, "{} of {accepted}", once.len());
-    assert_eq!(Store::open(&state).expect("opens").backlog_len("p", 0).expect("readable"), 0);
+    assert_eq!(Store::open(&state).expect("opens").backlog_len("p").expect("readable"), 0);
 }
