@@ -9,19 +9,12 @@ use std::{
 
 use serde::Serialize;
 
+use crate::manifest::Restart;
+
 /// The first restart waits this long; each further one twice as long as the one before.
 const FIRST: Duration = Duration::from_millis(100);
 /// No restart waits longer, but for the jitter.
 const LONGEST: Duration = Duration::from_secs(30);
-
-/// `[restart]` of a manifest.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Policy {
-    /// This many deaths...
-    pub deaths: u32,
-    /// ... within this time put the plugin into quarantine.
-    pub within: Duration,
-}
 
 /// How a plugin's kernel is doing.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
@@ -93,25 +86,25 @@ pub enum Verdict {
 /// The deaths of one kernel that still count.
 #[derive(Debug)]
 pub struct History {
-    policy: Policy,
+    restart: Restart,
     deaths: VecDeque<Instant>,
 }
 
 impl History {
     /// Nothing happened yet.
-    pub fn new(policy: Policy) -> Self {
-        Self { policy, deaths: VecDeque::new() }
+    pub fn new(restart: Restart) -> Self {
+        Self { restart, deaths: VecDeque::new() }
     }
 
     /// The kernel died, or could not be started. `jitter` is random, from 0 to 1: kernels that died of one cause must
     /// not all come back at one moment.
     pub fn died(&mut self, now: Instant, jitter: f64) -> Verdict {
         self.deaths.push_back(now);
-        while self.deaths.front().is_some_and(|&death| now.saturating_duration_since(death) >= self.policy.within) {
+        while self.deaths.front().is_some_and(|&death| now.saturating_duration_since(death) >= self.restart.within) {
             self.deaths.pop_front();
         }
         let count = self.count();
-        if count >= self.policy.deaths {
+        if count >= self.restart.deaths {
             return Verdict::Quarantine;
         }
         let doubled = FIRST.saturating_mul(2u32.saturating_pow(count.saturating_sub(1)));
@@ -136,11 +129,11 @@ mod tests {
 
     use super::*;
 
-    const POLICY: Policy = Policy { deaths: 5, within: Duration::from_secs(60) };
+    const RESTART: Restart = Restart { deaths: 5, within: Duration::from_secs(60) };
 
     #[test]
     fn each_restart_waits_longer_until_there_were_too_many() {
-        let (mut history, now) = (History::new(POLICY), Instant::now());
+        let (mut history, now) = (History::new(RESTART), Instant::now());
         let waits: Vec<_> = (0..5).map(|_| history.died(now, 0.5)).collect();
         let restart = |ms| Verdict::Restart { after: Duration::from_millis(ms) };
         assert_eq!(waits, [restart(100), restart(200), restart(400), restart(800), Verdict::Quarantine]);
@@ -150,7 +143,7 @@ mod tests {
 
     #[test]
     fn old_deaths_do_not_count() {
-        let (mut history, mut now) = (History::new(POLICY), Instant::now());
+        let (mut history, mut now) = (History::new(RESTART), Instant::now());
         for _ in 0..100 {
             assert!(matches!(history.died(now, 0.5), Verdict::Restart { .. }));
             now += Duration::from_secs(16);
@@ -163,8 +156,8 @@ mod tests {
         fn the_window_slides(
             gaps in prop::collection::vec(0u64..40_000, 1..60), deaths in 1u32..8, within in 1u64..100_000, jitter: f64,
         ) {
-            let policy = Policy { deaths, within: Duration::from_millis(within) };
-            let (mut history, start) = (History::new(policy), Instant::now());
+            let restart = Restart { deaths, within: Duration::from_millis(within) };
+            let (mut history, start) = (History::new(restart), Instant::now());
             let mut times: Vec<u64> = Vec::new();
             for gap in gaps {
                 times.push(times.last().copied().unwrap_or(0) + gap);

@@ -5,7 +5,7 @@
 
 use std::{
     sync::{
-        Arc, Mutex, MutexGuard, PoisonError,
+        Arc, Mutex,
         atomic::{AtomicUsize, Ordering},
     },
     time::{Duration, Instant},
@@ -19,7 +19,7 @@ use tokio::{
 
 use crate::{
     chain::Chain,
-    host::{BuildError, keeper::Command, lane::Face},
+    host::{BuildError, keeper::Command, lane::Face, lock},
     plugin::{Plugin, PluginSource},
     rpc::{ErrorKind, Params, RpcError},
     supervision::State,
@@ -197,8 +197,4 @@ impl Drop for Working<'_> {
             *lock(&self.0.working_on) = None;
         }
     }
-}
-
-pub(super) fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
-    mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }

@@ -16,13 +16,14 @@ use tokio::{
 use crate::{
     host::{
         BuildError, News,
-        instance::{Instance, Loaded, lock},
+        instance::{Instance, Loaded},
         lane::Face,
+        lock,
         shared::Shared,
     },
     manifest::Manifest,
     plugin::{HostCalls, Plugin, PluginSource, Runtime, SharedGraph},
-    supervision::{History, Policy, State, Verdict},
+    supervision::{History, State, Verdict},
 };
 
 /// All that is needed to load a plugin.
@@ -62,9 +63,16 @@ enum Next {
     },
     Run(Arc<Loaded>),
     Wait,
-    /// What came while another source was being loaded, and what is loaded as before.
+    /// What was asked, and what is loaded as before.
     Obey(Command, Option<Arc<Loaded>>),
     Stopped,
+}
+
+impl Next {
+    /// A command came, or nobody is left who could give one.
+    fn commanded(command: Option<Command>, loaded: Option<Arc<Loaded>>) -> Self {
+        command.map_or(Self::Stopped, |command| Self::Obey(command, loaded))
+    }
 }
 
 impl Recipe {
@@ -83,8 +91,7 @@ impl Keeper {
         let loaded = Arc::new(recipe.load(&recipe.source).await?);
         let (sender, commands) = mpsc::unbounded_channel();
         let instance = Arc::new(Instance::new(recipe.source.instance.unwrap_or(0), loaded.clone(), sender));
-        let restart = &recipe.manifest.restart;
-        let history = History::new(Policy { deaths: restart.deaths, within: restart.within });
+        let history = History::new(recipe.manifest.restart);
         let keeper = Self {
             instance: instance.clone(),
             first: Some(loaded),
@@ -106,12 +113,8 @@ impl Keeper {
             next = match next {
                 Next::Run(loaded) => self.keep(loaded).await,
                 Next::Start { after } => self.start(after).await,
-                Next::Wait => match self.commands.recv().await {
-                    Some(command) => self.obey(command).await,
-                    None => Next::Stopped,
-                },
-                Next::Obey(command, Some(loaded)) => self.obey_while_running(command, loaded).await,
-                Next::Obey(command, None) => self.obey(command).await,
+                Next::Wait => Next::commanded(self.commands.recv().await, None),
+                Next::Obey(command, loaded) => self.obey(command, loaded).await,
                 Next::Stopped => return,
             };
         }
@@ -126,14 +129,9 @@ impl Keeper {
                 Err(_) => "its task ended".to_owned(),
             }
         };
-        let happened = tokio::select! {
-            reason = died => Ok(reason),
-            command = self.commands.recv() => Err(command),
-        };
-        let reason = match happened {
+        let reason = match unless_commanded(&mut self.commands, died).await {
             Ok(reason) => reason,
-            Err(Some(command)) => return self.obey_while_running(command, loaded).await,
-            Err(None) => return Next::Stopped,
+            Err(command) => return Next::commanded(command, Some(loaded)),
         };
         // The state first: whoever finds nothing loaded waits for the state to change.
         let next = self.died(reason);
@@ -160,17 +158,11 @@ impl Keeper {
     }
 
     async fn start(&mut self, after: Duration) -> Next {
-        if let Err(command) = self.unless_commanded(sleep(after)).await {
-            return self.obey(command).await;
+        if let Err(command) = unless_commanded(&mut self.commands, sleep(after)).await {
+            return Next::commanded(command, None);
         }
         self.tell(State::Starting);
-        let recipe = &self.recipe;
-        let loading = async { recipe.load(&recipe.source).await };
-        let loaded = tokio::select! {
-            loaded = loading => Ok(loaded),
-            command = self.commands.recv() => Err(command),
-        };
-        match loaded {
+        match unless_commanded(&mut self.commands, self.recipe.load(&self.recipe.source)).await {
             Ok(Ok(loaded)) => {
                 self.count_restart();
                 self.put(loaded)
@@ -182,15 +174,7 @@ impl Keeper {
                 };
                 self.died(reason)
             }
-            Err(Some(command)) => self.obey(command).await,
-            Err(None) => Next::Stopped,
-        }
-    }
-
-    async fn unless_commanded<T>(&mut self, work: impl Future<Output = T>) -> Result<T, Command> {
-        tokio::select! {
-            done = work => Ok(done),
-            Some(command) = self.commands.recv() => Err(command),
+            Err(command) => Next::commanded(command, None),
         }
     }
 
@@ -208,30 +192,20 @@ impl Keeper {
         }
     }
 
-    /// While there is no kernel.
-    async fn obey(&mut self, command: Command) -> Next {
-        match command {
-            Command::Release => {
+    async fn obey(&mut self, command: Command, loaded: Option<Arc<Loaded>>) -> Next {
+        match (command, loaded) {
+            (Command::Release, Some(loaded)) => Next::Run(loaded),
+            (Command::Release, None) => {
                 self.history.forget();
                 Next::Start { after: Duration::ZERO }
             }
-            Command::Reload { source, done } => self.reload(source, done, None).await,
-            Command::Stop { done, .. } => {
-                self.tell(State::Stopped);
-                let _ = done.send(());
-                Next::Stopped
-            }
-        }
-    }
-
-    async fn obey_while_running(&mut self, command: Command, loaded: Arc<Loaded>) -> Next {
-        match command {
-            Command::Release => Next::Run(loaded),
-            Command::Reload { source, done } => self.reload(source, done, Some(loaded)).await,
-            Command::Stop { grace, done } => {
+            (Command::Reload { source, done }, loaded) => self.reload(source, done, loaded).await,
+            (Command::Stop { grace, done }, loaded) => {
                 self.tell(State::Stopped);
                 *lock(&self.instance.loaded) = None;
-                loaded.plugin.shutdown(grace).await;
+                if let Some(loaded) = loaded {
+                    loaded.plugin.shutdown(grace).await;
+                }
                 while self.retiring.join_next().await.is_some() {}
                 let _ = done.send(());
                 Next::Stopped
@@ -292,8 +266,7 @@ impl Keeper {
                     (None, _) => Next::Start { after: Duration::ZERO },
                 }
             }
-            Err(Some(command)) => Next::Obey(command, old),
-            Err(None) => Next::Stopped,
+            Err(command) => Next::commanded(command, old),
         }
     }
 
@@ -314,5 +287,16 @@ impl Keeper {
             let (plugin, instance) = (self.instance.plugin.clone(), self.instance.number);
             shared.newsroom.publish(&News::State { plugin, instance, state });
         }
+    }
+}
+
+/// The work's result, unless a command comes first; `None` when nobody is left who could give one.
+async fn unless_commanded<T>(
+    commands: &mut mpsc::UnboundedReceiver<Command>,
+    work: impl Future<Output = T>,
+) -> Result<T, Option<Command>> {
+    tokio::select! {
+        done = work => Ok(done),
+        command = commands.recv() => Err(command),
     }
 }

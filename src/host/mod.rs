@@ -29,7 +29,7 @@ mod worker;
 
 use std::{
     path::Path,
-    sync::{Arc, atomic::Ordering},
+    sync::{Arc, Mutex, MutexGuard, PoisonError, atomic::Ordering},
     time::{Duration, Instant},
 };
 
@@ -301,8 +301,13 @@ impl Drop for Host {
             task.abort();
         }
         // The entries hold the plugins, whose tasks hold the kernels.
-        let mut entries = self.shared.entries.write().unwrap_or_else(std::sync::PoisonError::into_inner);
+        let mut entries = self.shared.entries.write().unwrap_or_else(PoisonError::into_inner);
         *entries = Arc::default();
         self.shared.newsroom.close();
     }
+}
+
+/// What is behind a lock is whole also after a panic: nothing here is changed in steps that could be seen.
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }

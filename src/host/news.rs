@@ -3,7 +3,7 @@
 use std::{
     collections::VecDeque,
     sync::{
-        Arc, Mutex, MutexGuard, PoisonError, Weak,
+        Arc, Mutex, Weak,
         atomic::{AtomicBool, Ordering},
     },
     time::Duration,
@@ -12,7 +12,13 @@ use std::{
 use serde_json::value::RawValue;
 use tokio::sync::Notify;
 
-use crate::{client::size_of, host::Event, plugin::PluginNews, rpc::RpcError, supervision::State};
+use crate::{
+    client::size_of,
+    host::{Event, lock},
+    plugin::PluginNews,
+    rpc::RpcError,
+    supervision::State,
+};
 
 /// How much news may wait for a subscriber before the oldest is dropped.
 const WAITING: usize = 16_384;
@@ -249,10 +255,6 @@ impl Subscription {
             self.0.arrived.notified().await;
         }
     }
-}
-
-fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
-    mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 #[cfg(test)]

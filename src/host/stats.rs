@@ -1,12 +1,14 @@
 //! What each plugin did, in numbers.
 
 use std::{
-    sync::{Arc, Mutex, MutexGuard, PoisonError},
+    sync::{Arc, Mutex},
     time::Duration,
 };
 
 use hdrhistogram::Histogram;
 use serde::Serialize;
+
+use crate::host::lock;
 
 /// Longest handler time that is told apart: one hour.
 const LONGEST_MICROS: u64 = 3_600_000_000;
@@ -94,12 +96,12 @@ struct Inner {
 impl Meter {
     /// Count something.
     pub fn count(&self, count: impl FnOnce(&mut PluginStats)) {
-        count(&mut self.lock().stats);
+        count(&mut lock(&self.0).stats);
     }
 
     /// A handler, filter or export took this long.
     pub fn took(&self, elapsed: Duration) {
-        let mut inner = self.lock();
+        let mut inner = lock(&self.0);
         if inner.times.is_none() {
             // Three digits; the bounds are right, so it always works.
             inner.times = Histogram::new_with_bounds(1, LONGEST_MICROS, 3).ok();
@@ -111,13 +113,9 @@ impl Meter {
 
     /// The numbers now.
     pub fn stats(&self) -> PluginStats {
-        let inner = self.lock();
+        let inner = lock(&self.0);
         let quantile =
             |quantile| inner.times.as_ref().map_or(0.0, |times| times.value_at_quantile(quantile) as f64 / 1000.0);
         PluginStats { p50_ms: quantile(0.5), p99_ms: quantile(0.99), ..inner.stats.clone() }
-    }
-
-    fn lock(&self) -> MutexGuard<'_, Inner> {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }

@@ -211,18 +211,13 @@ impl Worker {
         let result = lane.instance.ask(loaded, "events", &params, chain, chain.deadline).await;
         let elapsed = began.elapsed();
         self.entry.meter.took(elapsed);
-        match result.and_then(|result| self.outcomes(&result, elapsed)) {
-            Ok(outcomes) if outcomes.len() == load.len() => Ok(outcomes),
-            Ok(outcomes) => {
-                let message = format!("the shim gave {} outcomes for {} events", outcomes.len(), load.len());
-                Err(RpcError::new(ErrorKind::Invalid, message).in_plugin(&self.entry.name))
-            }
+        match result.and_then(|result| self.outcomes(&result, load.len(), elapsed)) {
             // The handler raised on the batch as a whole.
             Err(error) if error.kind == ErrorKind::Raised => {
                 let all = load.iter().map(|_| Outcome { result: Err(error.clone()), elapsed });
                 Ok(all.collect())
             }
-            Err(error) => Err(error),
+            outcomes => outcomes,
         }
     }
 
@@ -235,11 +230,7 @@ impl Worker {
         let began = Instant::now();
         let result = self.lane().instance.ask(loaded, rpc::SERIES, &params, chain, chain.deadline).await;
         let elapsed = began.elapsed();
-        let mut outcomes = self.outcomes(&result?, elapsed)?;
-        if outcomes.is_empty() || outcomes.len() > self.load.len() {
-            let message = format!("the shim gave {} outcomes for {} events", outcomes.len(), self.load.len());
-            return Err(RpcError::new(ErrorKind::Invalid, message).in_plugin(&self.entry.name));
-        }
+        let mut outcomes = self.outcomes(&result?, 1, elapsed)?;
         for outcome in &outcomes {
             self.entry.meter.took(outcome.elapsed);
         }
@@ -265,11 +256,14 @@ impl Worker {
         };
     }
 
-    fn outcomes(&self, result: &RawValue, elapsed: Duration) -> Result<Vec<Outcome>, RpcError> {
-        let Outcomes { outcomes } = serde_json::from_str(result.get()).map_err(|error| {
-            let message = format!("the shim's outcomes do not fit the protocol: {error}");
-            RpcError::new(ErrorKind::Invalid, message).in_plugin(&self.entry.name)
-        })?;
+    /// From `fewest` outcomes to one for each event of the load.
+    fn outcomes(&self, result: &RawValue, fewest: usize, elapsed: Duration) -> Result<Vec<Outcome>, RpcError> {
+        let invalid = |message| RpcError::new(ErrorKind::Invalid, message).in_plugin(&self.entry.name);
+        let Outcomes { outcomes } = serde_json::from_str(result.get())
+            .map_err(|error| invalid(format!("the shim's outcomes do not fit the protocol: {error}")))?;
+        if !(fewest..=self.load.len()).contains(&outcomes.len()) {
+            return Err(invalid(format!("the shim gave {} outcomes for {} events", outcomes.len(), self.load.len())));
+        }
         let outcomes = outcomes.into_iter().map(|outcome| Outcome {
             result: match outcome.error {
                 Some(error) => Err(RpcError::from_json(&error).by_plugin(&self.entry.name)),

@@ -257,7 +257,7 @@ pub struct Delivery {
 }
 
 /// `[restart]`
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Restart {
     /// This many deaths of the kernel...
     pub deaths: u32,

@@ -1,5 +1,6 @@
 //! The task that owns a plugin's kernel: turns, the stack of requests and calls, deadlines.
 
+mod calls;
 mod ending;
 mod expiry;
 
@@ -12,7 +13,7 @@ use std::{
 
 use futures_util::{
     StreamExt,
-    future::{AbortHandle, Abortable, Aborted},
+    future::{AbortHandle, Aborted},
     stream::FuturesUnordered,
 };
 use serde_json::value::RawValue;
@@ -23,11 +24,11 @@ use crate::{
     client::KernelClient,
     language::Language,
     plugin::{
-        Answer, Carrier, Emission, HostCalls, Job, Mail, PluginNews, SharedGraph,
+        Carrier, HostCalls, Job, Mail, PluginNews, SharedGraph,
         prints::Prints,
         turn::{Turn, TurnError, TurnEvent},
     },
-    rpc::{self, ErrorKind, Inbound, Plea, RpcError},
+    rpc::{self, ErrorKind, Inbound, RpcError},
     wire::content::ExecuteRequest,
 };
 
@@ -430,91 +431,6 @@ impl Actor {
                 self.host.news(&self.name, PluginNews::Progress { done, total, message });
             }
             Inbound::Bad { reason } => self.host.news(&self.name, PluginNews::Odd { reason }),
-        }
-    }
-
-    /// The plugin answered a request of ours; only that on top of its stack can be.
-    fn finished(&mut self, answered: u64, result: Result<Box<RawValue>, RpcError>) {
-        // A handler that was interrupted while it waited for a call no longer does.
-        if let [.., Frame::Serving { id, .. }, Frame::Waiting { abort, .. }] = self.state.stack.as_slice()
-            && *id == answered
-        {
-            abort.abort();
-            self.state.stack.pop();
-        }
-        match self.state.stack.last() {
-            Some(Frame::Serving { id, .. }) if *id == answered => {}
-            _ => {
-                let reason = format!("a response to request {answered}, which it does not serve");
-                return self.host.news(&self.name, PluginNews::Odd { reason });
-            }
-        }
-        let Some(Frame::Serving { reply, fate, .. }) = self.state.stack.pop() else { return };
-        self.graph.lock().unwrap_or_else(PoisonError::into_inner).pop(&self.seat);
-        if fate != Fate::Running {
-            self.client.clear_cancel();
-        }
-        if let Some(reply) = reply {
-            drop(reply.send(result.map_err(|error| error.by_plugin(&self.name))));
-        }
-    }
-
-    /// The plugin asks something of the host.
-    fn asked(&mut self, id: u64, plea: Result<Plea, RpcError>) {
-        // A handler that was interrupted while it waited for a call, and calls again.
-        if let Some(Frame::Waiting { abort, .. }) = self.state.stack.last() {
-            abort.abort();
-            self.state.stack.pop();
-        }
-        let chain = match self.state.stack.last() {
-            Some(Frame::Serving { chain, deadline, .. }) => {
-                Chain { deadline: chain.deadline.min(*deadline), ..chain.clone() }
-            }
-            _ => {
-                let error = RpcError::new(ErrorKind::Cancelled, "no handler is running; calls belong inside one");
-                return self.send(rpc::response(id, &Err(error)));
-            }
-        };
-        let answer: Answer<Box<RawValue>> = match plea {
-            Ok(Plea::Call { name, args }) => self.host.call(&self.name, chain, name, args),
-            Ok(Plea::Emit { topic, data, key }) => {
-                let accepted = self.host.emit(&self.name, chain, Emission { topic, data, key });
-                Box::pin(async { accepted.await.map(|()| rpc::null()) })
-            }
-            Err(error) => Box::pin(std::future::ready(Err(error))),
-        };
-        self.state.next_token += 1;
-        let token = self.state.next_token;
-        let (abort, registration) = AbortHandle::new_pair();
-        let answer = Abortable::new(answer, registration);
-        self.state.calls.push(Box::pin(async move { (token, answer.await) }));
-        self.state.stack.push(Frame::Waiting { id, token, abort, answer: None });
-    }
-
-    fn answered(&mut self, answered: u64, outcome: CallOutcome) {
-        // An aborted call was answered before.
-        let Ok(result) = outcome else { return };
-        for frame in &mut self.state.stack {
-            if let Frame::Waiting { token, answer, .. } = frame
-                && *token == answered
-            {
-                answer.get_or_insert(result);
-                return;
-            }
-        }
-    }
-
-    /// Answers go out last in, first out: only that to the youngest call.
-    fn answer_top(&mut self) {
-        if let Some(Frame::Waiting { id, answer: answer @ Some(_), .. }) = self.state.stack.last_mut()
-            && let (id, Some(result)) = (*id, answer.take())
-        {
-            self.state.stack.pop();
-            let result = result.map(rpc::compact).and_then(|value| match self.too_large(value.get().len()) {
-                Some(error) => Err(error),
-                None => Ok(value),
-            });
-            self.send(rpc::response(id, &result));
         }
     }
 
