@@ -14,7 +14,7 @@ use std::{
 
 use kernelbridge::{
     host::{Host, News, Subscription},
-    provision::processes_of,
+    provision::{memory_bytes, processes_of},
 };
 use serde_json::{Value, json};
 
@@ -90,7 +90,7 @@ pub async fn run(plan: &Plan, dir: &Path) -> Report {
     }
     let host = builder.build().await.expect("a host");
     let mut report = Report::default();
-    report.memory_bytes.0 = resident();
+    report.memory_bytes.0 = memory_bytes(std::process::id());
     let folders = Arc::new(Mutex::new(BTreeSet::new()));
     let recovery = Arc::new(Mutex::new((BTreeMap::<String, Instant>::new(), Duration::ZERO)));
     let reader = tokio::spawn(read(host.subscribe_lossless(), recovery.clone()));
@@ -143,7 +143,7 @@ pub async fn run(plan: &Plan, dir: &Path) -> Report {
     }
     let letters = host.store().dead_letters(None, usize::MAX).expect("readable");
     host.shutdown().await;
-    report.memory_bytes.1 = resident();
+    report.memory_bytes.1 = memory_bytes(std::process::id());
     let handled = reader.await.expect("no panic");
     report.worst_recovery = recovery.lock().expect("no panic").1;
     for (language, ..) in &taking_part {
@@ -258,11 +258,4 @@ fn folder_of(process: u32) -> Option<PathBuf> {
     let value =
         environment.split(|&byte| byte == 0).find_map(|variable| variable.strip_prefix(b"KERNELBRIDGE_DIR="))?;
     Some(PathBuf::from(String::from_utf8_lossy(value).into_owned()))
-}
-
-/// This process's memory in bytes.
-fn resident() -> u64 {
-    let status = fs::read_to_string("/proc/self/status").unwrap_or_default();
-    let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:")).unwrap_or_default();
-    line.trim().trim_end_matches(" kB").parse::<u64>().unwrap_or_default() * 1024
 }
