@@ -12,7 +12,8 @@ def _kernelbridge():
     # What changes. served, asked: the last ids of the host's requests and of ours. notes: notifications not yet sent,
     # quiet: until when none goes alone. shielded: no author code is running, so that an interrupt waits (interrupted).
     # task: waits in the kernel's event loop for the async handler of request `awaited`.
-    now = types.SimpleNamespace(carrier=None, ended=True, served=0, asked=0, notes=collections.deque(maxlen=10000),
+    # batch: requests that came together and wait; held: responses to those before them, to go together; due: when they go.
+    now = types.SimpleNamespace(batch=collections.deque(), held=[], due=0, server=main_thread, carrier=None, ended=True, served=0, asked=0, notes=collections.deque(maxlen=10000),
                                 quiet=0, shielded=True, interrupted=False, task=None, awaited=None)
 
     class Error(Exception):
@@ -37,8 +38,11 @@ def _kernelbridge():
                 return getattr(value, convert)()
         raise TypeError(f"a value of type {type(value).__name__} has no JSON form")
 
-    encode = json.JSONEncoder(ensure_ascii=False, check_circular=False, allow_nan=False, separators=(",", ":"),
-                              default=unusual).encode
+    plain = json.JSONEncoder(ensure_ascii=False, check_circular=False, allow_nan=False, separators=(",", ":"),
+                             default=unusual)
+    if make := json.encoder.c_make_encoder:  # what `plain.encode` makes anew each time
+        make = make(None, unusual, json.encoder.encode_basestring, None, ":", ",", False, False, False)
+    encode = make and (lambda value: "".join(make(value, 0))) or plain.encode
 
     def dump(value):
         try:
@@ -73,10 +77,26 @@ def _kernelbridge():
 
     # ---- Carriers
     class Pipe:  # the FIFO pair in the kernel's private folder, open for one turn
-        def __init__(self): self.up, self.down = open(folder + "/to-host", "wb"), open(folder + "/to-plugin", "rb")
-        def send(self, body): self.up.write(b"%d\n%b" % (len(body), body)), self.up.flush()
-        def receive(self): return self.down.read(int(self.down.readline() or 0)).decode() or '{"method":"end"}'
-        def close(self): self.up.close(), self.down.close()
+        def __init__(self):
+            self.up, self.rest = os.open(folder + "/to-host", os.O_WRONLY | os.O_CLOEXEC), b""
+            self.down = os.open(folder + "/to-plugin", os.O_RDONLY | os.O_CLOEXEC)
+        def send(self, body):
+            left = b"%d\n%b" % (len(body), body)
+            while left := left[os.write(self.up, left):]:
+                left = memoryview(left)
+        def receive(self):
+            while (start := self.rest.find(b"\n") + 1) == 0:
+                if not (more := os.read(self.down, 1 << 18)):
+                    return '{"method":"end"}'
+                self.rest += more
+            end, parts, size = start + int(self.rest[:start]), [self.rest], len(self.rest)
+            while size < end:
+                parts.append(os.read(self.down, 1 << 18))
+                size += len(parts[-1]) or end
+            text = parts[0] if len(parts) == 1 else b"".join(parts)
+            self.rest = text[end:]
+            return text[start:end].decode()
+        def close(self): os.close(self.up), os.close(self.down)
 
     class Stdin:  # messages are prompts of input requests; the value of a reply is the host's next message
         def send(self, body):  # not by `input()`: it works only in cells, and drops a reply that came before its prompt
@@ -86,14 +106,22 @@ def _kernelbridge():
         def close(self): pass
 
     # ---- Messages
-    def send(*message):
-        messages = [*(now.notes.popleft() for _ in range(len(now.notes))), *message]
-        now.carrier.send(messages[0] if len(messages) == 1 else b"[%b]" % b",".join(messages))
+    def send(*message):  # after what waits to be sent
+        messages = [*now.held, *(now.notes.popleft() for _ in range(len(now.notes))), *message]
+        now.held, now.due = [], time.monotonic() + 0.001
+        if messages:
+            now.carrier.send(messages[0] if len(messages) == 1 else b"[%b]" % b",".join(messages))
 
     def receive(asked):  # the host's next request, or its response to our request `asked`; None when the turn is over
         while not now.ended:
-            text = now.carrier.receive()
-            message = (scan_bytes if '"$bytes"' in text else scan)(text, 0)[0]  # three microseconds less than `decode`
+            if now.batch and not asked:
+                message = now.batch.popleft()
+            else:
+                text = now.carrier.receive()
+                message = (scan_bytes if '"$bytes"' in text else scan)(text, 0)[0]  # 3 microseconds less than `decode`
+                if type(message) is list:
+                    now.batch.extend(message)
+                    continue
             method, id = message.get("method"), message.get("id", 0)
             now.ended = method == "end"
             if id > now.served if method else id == asked:  # else it is stale
@@ -101,7 +129,7 @@ def _kernelbridge():
                 return message
 
     def request(method, params):  # and serve the host until it answers: whoever waits, serves
-        if now.carrier is None or threading.get_ident() != main_thread:
+        if now.carrier is None or threading.get_ident() != now.server:
             raise Error("Cancelled", "no turn is open here: calls belong inside a handler, in the main thread")
         with contextlib.suppress(ValueError):  # there is no frame so deep; what follows must not fail in the middle
             raise sys._getframe(sys.getrecursionlimit() * 3 // 4) and RecursionError("too deep to call the host")
@@ -117,7 +145,7 @@ def _kernelbridge():
 
     def notify(method, params):
         now.notes.append(b'{"jsonrpc":"2.0","method":"%b","params":%b}' % (method, dump(params)))
-        if now.carrier and threading.get_ident() == main_thread and time.monotonic() >= now.quiet:
+        if now.carrier and threading.get_ident() == now.server and time.monotonic() >= now.quiet:
             with Shield():
                 send()
                 while isinstance(now.carrier, Stdin) and '"continue"' not in now.carrier.receive():
@@ -137,7 +165,9 @@ def _kernelbridge():
                 stream.flush()
         if figures := sys.modules.get("matplotlib_inline.backend_inline"):
             figures.flush_figures()  # else they are shown when the turn ends
-        if not now.ended:
+        if now.batch and time.monotonic() < now.due:  # others wait to be served: their responses go together
+            now.held.append(b'{"jsonrpc":"2.0","id":%d,%b}' % (id, response))
+        elif not now.ended:
             send(b'{"jsonrpc":"2.0","id":%d,%b}' % (id, response))
 
     async def attempt(method, params, id, apart):  # the result, or what was raised
@@ -216,7 +246,7 @@ def _kernelbridge():
     def initialize(params):
         bridge.plugin, bridge.config = params.get("plugin") or {}, params.get("config") or {}
         interpreter = f"Python {platform.python_version()}, ipykernel {ipykernel.__version__}"
-        return {"bridge": "1", "language": "python", "interpreter": interpreter, "features": ["async", "bytes", "series"]}
+        return {"bridge": "1", "language": "python", "interpreter": interpreter, "features": ["async", "batch", "bytes", "loop", "series"]}
 
     def load(params):  # into a new module, which is from now on the namespace of the kernel's cells, too
         now.tags, now.handlers, now.exports, now.farewells, now.is_async = [], {}, {}, [], False
@@ -298,12 +328,10 @@ def _kernelbridge():
             notify(b"progress", {"done": done, "total": total, "message": message})
         def _turn(self, carrier): at_once(self._turn_async(carrier, apart=True))
         async def _turn_async(self, carrier, apart=False):
-            previous, now.ended, now.shielded = signal.signal(signal.SIGINT, interrupt), False, True
-            # A plugin has no keyboard, but the host may have an answer. ipykernel puts its own back after the cell.
-            builtins.input = getpass.getpass = lambda prompt="", stream=None: self.call("host.input", str(prompt))
+            previous = enter()
             try:
                 with contextlib.closing({"pipe": Pipe, "jupyter": Stdin}[carrier]()) as now.carrier:
-                    now.carrier.send(b'{"jsonrpc":"2.0","method":"ready"}')
+                    ready()
                     while message := receive(asked=0):
                         if not apart:
                             await asyncio.sleep(0)  # a turn of the author's other tasks
@@ -311,6 +339,48 @@ def _kernelbridge():
             finally:
                 now.carrier = None
                 signal.signal(signal.SIGINT, previous)
+        def _loop(self, thread=False):  # the kernel's own loop, or a thread, watches the pipe; the cell ends at once
+            now.carrier, loop = Pipe(), asyncio.get_running_loop()
+            ready()
+            if thread:
+                threading.Thread(target=watch, daemon=True).start()
+            else:
+                loop.call_soon(enter)  # after the cell, whose end puts back what was before
+                loop.add_reader(now.carrier.down, arrived, loop)
+
+    def ready():
+        now.batch.clear()
+        now.held, now.ended = [], False
+        now.carrier.send(b'{"jsonrpc":"2.0","method":"ready"}')
+
+    def enter():  # returns who was interrupted before
+        now.shielded = True
+        # A plugin has no keyboard, but the host may have an answer. ipykernel puts its own back after the cell.
+        builtins.input = getpass.getpass = lambda prompt="", stream=None: bridge.call("host.input", str(prompt))
+        return signal.signal(signal.SIGINT, interrupt)
+
+    def leave(loop=None):
+        if loop:
+            loop.remove_reader(now.carrier.down)
+        now.carrier, carrier = None, now.carrier
+        carrier.close()
+
+    def arrived(loop):  # called by the kernel's loop when there is something to read
+        while message := receive(asked=0):
+            if now.is_async:
+                loop.create_task(serve(message, apart=False))
+                return
+            at_once(serve(message, apart=True))
+            if not (now.batch or now.carrier.rest):
+                return
+        leave(loop)
+
+    def watch():
+        now.server = threading.get_ident()
+        while message := receive(asked=0):
+            at_once(serve(message, apart=True))
+        now.server = main_thread
+        leave()
 
     bridge = Bridge()
     bridge.Error, bridge.Event = Error, Event

@@ -70,7 +70,7 @@ impl TemplateActor {
                     let result = self.serve(&job).await.map_err(|error| error.in_plugin(&self.name));
                     drop(job.reply.send(result));
                 }
-                Mail::UseCarrier { .. } | Mail::WatchInterpreter => {}
+                Mail::Use(_) | Mail::WatchInterpreter => {}
                 Mail::Stop { grace: asked, done } => {
                     (grace, stopped) = (asked, Some(done));
                     break;
