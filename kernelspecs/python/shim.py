@@ -13,7 +13,7 @@ def _kernelbridge():
     # quiet: until when none goes alone. shielded: no author code is running, so that an interrupt waits (interrupted).
     # task: waits in the kernel's event loop for the async handler of request `awaited`.
     # batch: requests that came together and wait; held: responses to those before them, to go together; due: when they go.
-    now = types.SimpleNamespace(batch=collections.deque(), held=[], due=0, server=main_thread, carrier=None, ended=True, served=0, asked=0, notes=collections.deque(maxlen=10000),
+    now = types.SimpleNamespace(batch=collections.deque(), held=[], due=0, server=main_thread, is_async=False, carrier=None, ended=True, served=0, asked=0, notes=collections.deque(maxlen=10000),
                                 quiet=0, shielded=True, interrupted=False, task=None, awaited=None)
 
     class Error(Exception):
@@ -138,7 +138,7 @@ def _kernelbridge():
             now.asked = asked = now.asked + 1
             send(b'{"jsonrpc":"2.0","id":%d,"method":"%b","params":%b}' % (asked, method, params))
             while "method" in (message := receive(asked) or {"error": Error("Cancelled", "the turn is over").error}):
-                at_once(serve(message, apart=True))
+                serve(message)
             if error := message.get("error"):
                 raise Error((error.get("data") or {}).get("kind", "Raised"), error["message"], error)
             return message.get("result")
@@ -152,30 +152,56 @@ def _kernelbridge():
                     pass
                 now.quiet = isinstance(now.carrier, Stdin) and time.monotonic() + 0.1  # each is a round trip there
 
-    async def serve(message, apart):  # async handlers wait in the kernel's event loop, or apart from it
+    def serve(message):  # at once: async handlers run apart from the kernel's event loop, which stands still
         id, method, params = message["id"], message["method"], message.get("params")
         if method == "series":
-            response = await series(params, id, apart)
-        else:
-            result = await attempt(method, params, id, apart)
-            batch = method == "events" and not isinstance(result, BaseException)
-            response = outcomes(result, len(params["events"])) if batch else outcome(result)
+            return respond(id, at_once(series(params, id, apart=True)))
+        result = attempt(perform, method, params)
+        if type(result) is types.CoroutineType:
+            result = attempt(run_apart, result)
+        respond(id, body(method, params, result))
+
+    async def serve_later(message):  # async handlers run in the kernel's event loop
+        id, method, params = message["id"], message["method"], message.get("params")
+        if method == "series":
+            return respond(id, await series(params, id, apart=False))
+        result = attempt(perform, method, params)
+        if type(result) is types.CoroutineType:
+            result = await attempt_later(result, id)
+        respond(id, body(method, params, result))
+
+    def body(method, params, result):  # the end of a response
+        is_batch = method == "events" and not isinstance(result, BaseException)
+        return outcomes(result, len(params["events"])) if is_batch else outcome(result)
+
+    def respond(id, body):
         for stream in (sys.stdout, sys.stderr):
             if getattr(stream, "_flush_pending", True):  # a needless flush of ipykernel's costs 50 microseconds
                 stream.flush()
         if figures := sys.modules.get("matplotlib_inline.backend_inline"):
             figures.flush_figures()  # else they are shown when the turn ends
+        response = b'{"jsonrpc":"2.0","id":%d,%b}' % (id, body)
         if now.batch and time.monotonic() < now.due:  # others wait to be served: their responses go together
-            now.held.append(b'{"jsonrpc":"2.0","id":%d,%b}' % (id, response))
+            now.held.append(response)
         elif not now.ended:
-            send(b'{"jsonrpc":"2.0","id":%d,%b}' % (id, response))
+            send(response)
 
-    async def attempt(method, params, id, apart):  # the result, or what was raised
+    def perform(method, params): return find(methods, method, "method")(params)
+
+    def attempt(function, *args):  # the result, or what was raised
         try:
             now.shielded = now.interrupted = False
-            result = find(methods, method, "method")(params)
-            if type(result) is types.CoroutineType:
-                result = run_apart(result) if apart else await finish(result, id)
+            result = function(*args)
+            now.shielded = True
+            return result
+        except (Exception, KeyboardInterrupt, SystemExit, asyncio.CancelledError) as error:
+            now.shielded = True
+            return error
+
+    async def attempt_later(coroutine, id):
+        try:
+            now.shielded = now.interrupted = False
+            result = await finish(coroutine, id)
             now.shielded = True
             return result
         except (Exception, KeyboardInterrupt, SystemExit, asyncio.CancelledError) as error:
@@ -186,7 +212,10 @@ def _kernelbridge():
         bodies, clock = [], time.perf_counter
         began = last = clock()
         for event in params["events"]:
-            body = outcome(await attempt("event", {**event, "chain": params["chain"]}, id, apart))
+            result = attempt(perform, "event", {**event, "chain": params["chain"]})
+            if type(result) is types.CoroutineType:
+                result = attempt(run_apart, result) if apart else await attempt_later(result, id)
+            body = outcome(result)
             before, last = last, clock()
             bodies.append(b'{%b,"ms":%.3f}' % (body, (last - before) * 1000))
             if now.ended or body.startswith(b'"error"') or (last - began) * 1000 > params["within_ms"]:
@@ -203,13 +232,16 @@ def _kernelbridge():
                 task.uncancel()
 
     def run_apart(coroutine):  # in a loop of its own, because the kernel's loop stands still in a call of ours
-        loop, task = asyncio.get_running_loop(), asyncio.current_task()
-        asyncio._leave_task(loop, task), asyncio._set_running_loop(None)
+        loop = asyncio._get_running_loop()  # none in a thread
+        task = loop and asyncio.current_task()  # none when the loop called us
         try:
+            task and asyncio._leave_task(loop, task)
+            asyncio._set_running_loop(None)
             with contextlib.closing(asyncio.new_event_loop()) as own:
                 return own.run_until_complete(coroutine)
         finally:
-            asyncio._set_running_loop(loop), asyncio._enter_task(loop, task)
+            asyncio._set_running_loop(loop)
+            task and asyncio._enter_task(loop, task)
 
     def at_once(coroutine):  # one that never waits
         try:
@@ -335,7 +367,9 @@ def _kernelbridge():
                     while message := receive(asked=0):
                         if not apart:
                             await asyncio.sleep(0)  # a turn of the author's other tasks
-                        await serve(message, apart)
+                            await serve_later(message)
+                        else:
+                            serve(message)
             finally:
                 now.carrier = None
                 signal.signal(signal.SIGINT, previous)
@@ -368,9 +402,9 @@ def _kernelbridge():
     def arrived(loop):  # called by the kernel's loop when there is something to read
         while message := receive(asked=0):
             if now.is_async:
-                loop.create_task(serve(message, apart=False))
+                loop.create_task(serve_later(message))
                 return
-            at_once(serve(message, apart=True))
+            serve(message)
             if not (now.batch or now.carrier.rest):
                 return
         leave(loop)
@@ -378,7 +412,7 @@ def _kernelbridge():
     def watch():
         now.server = threading.get_ident()
         while message := receive(asked=0):
-            at_once(serve(message, apart=True))
+            serve(message)
         now.server = main_thread
         leave()
 

@@ -205,7 +205,8 @@ struct Job {
     method: &'static str,
     /// Events or calls in it.
     count: usize,
-    params: Box<RawValue>,
+    /// Compact JSON.
+    params: String,
     chain: Chain,
     deadline: Instant,
     reply: oneshot::Sender<Result<Box<RawValue>, RpcError>>,
@@ -278,10 +279,9 @@ impl Plugin {
         deadline: Instant,
     ) -> Result<Box<RawValue>, RpcError> {
         let count = params.count();
-        let params = serde_json::value::to_raw_value(params)
+        let params = serde_json::to_string(params)
             .map_err(|error| RpcError::new(rpc::ErrorKind::Invalid, error.to_string()))?;
         let (reply, answer) = oneshot::channel();
-        let params = rpc::compact(params);
         let job = Job { method, count, params, chain: chain.clone(), deadline, reply };
         let gone = || RpcError::new(rpc::ErrorKind::Gone, "the plugin has been shut down").in_plugin(&self.name);
         self.inbox.send(Mail::Job(job)).await.map_err(|_| gone())?;

@@ -9,6 +9,7 @@ use std::{
     io::{self, Read, Write},
     os::unix::fs::OpenOptionsExt,
     path::{Path, PathBuf},
+    task::{Context, Poll},
 };
 
 use bytes::{Buf, BytesMut};
@@ -90,7 +91,8 @@ impl Pipe {
 
     /// Queue a message; [`Pipe::flush`] and [`Pipe::progress`] write it.
     pub fn push(&mut self, message: &str) {
-        self.outbox.extend_from_slice((message.len() + 1).to_string().as_bytes());
+        self.outbox.reserve(message.len() + 24);
+        self.outbox.extend_from_slice(itoa::Buffer::new().format(message.len() + 1).as_bytes());
         self.outbox.extend_from_slice(b"\n");
         self.outbox.extend_from_slice(message.as_bytes());
         self.outbox.extend_from_slice(b"\n");
@@ -111,20 +113,26 @@ impl Pipe {
 
     /// Wait until something could be read or written, and do it. Never returns once both is over. Cancel safe.
     pub async fn progress(&mut self) -> io::Result<()> {
-        tokio::select! {
-            ready = self.receiver.readable(), if !self.closed => {
-                let mut guard = ready?;
-                let was_closed = guard.ready().is_read_closed();
-                // Cleared before the read, so that what comes after it is noticed; an end stays.
-                guard.clear_ready_matching(Ready::READABLE);
-                self.read_after(was_closed)
-            }
-            ready = self.sender.writable(), if !self.outbox.is_empty() => {
-                ready?.clear_ready();
-                self.flush()
-            }
-            else => std::future::pending().await,
+        std::future::poll_fn(|context| self.poll_progress(context)).await
+    }
+
+    fn poll_progress(&mut self, context: &mut Context<'_>) -> Poll<io::Result<()>> {
+        if !self.closed
+            && let Poll::Ready(ready) = self.receiver.poll_read_ready(context)
+        {
+            let mut guard = ready?;
+            let was_closed = guard.ready().is_read_closed();
+            // Cleared before the read, so that what comes after it is noticed; an end stays.
+            guard.clear_ready_matching(Ready::READABLE);
+            return Poll::Ready(self.read_after(was_closed));
         }
+        if !self.outbox.is_empty()
+            && let Poll::Ready(ready) = self.sender.poll_write_ready(context)
+        {
+            ready?.clear_ready();
+            return Poll::Ready(self.flush());
+        }
+        Poll::Pending
     }
 
     /// Read what is there.

@@ -61,8 +61,12 @@ fn first_space(json: &[u8], from: usize) -> Option<usize> {
             b' ' | b'\n' | b'\r' | b'\t' => return Some(index),
             b'"' => {
                 index += 1;
-                while index < json.len() && json[index] != b'"' {
-                    index += if json[index] == b'\\' { 2 } else { 1 };
+                while let Some(offset) = json.get(index..).and_then(|rest| memchr::memchr2(b'"', b'\\', rest)) {
+                    index += offset;
+                    if json[index] == b'"' {
+                        break;
+                    }
+                    index += 2;
                 }
             }
             _ => {}

@@ -1,7 +1,5 @@
 //! What the host sends. The order of fields is part of the protocol.
 
-use std::fmt::Write;
-
 use serde::Serialize;
 use serde_json::{Map, Value, value::RawValue};
 
@@ -161,12 +159,14 @@ impl Params for DeliverSeries<'_> {
     }
 }
 
-/// Write a request with `params` that are already JSON; `method` is one of ours and needs no escape.
-pub fn write_request(message: &mut String, id: u64, method: &str, params: &RawValue) {
-    let params = params.get();
+/// Write a request with `params` that are compact JSON; `method` is one of ours and needs no escape.
+pub fn write_request(message: &mut String, id: u64, method: &str, params: &str) {
     message.reserve(params.len() + method.len() + 64);
-    // Writing into memory cannot fail.
-    let _ = write!(message, r#"{{"jsonrpc":"2.0","id":{id},"method":"{method}","params":"#);
+    message.push_str(r#"{"jsonrpc":"2.0","id":"#);
+    message.push_str(itoa::Buffer::new().format(id));
+    message.push_str(r#","method":""#);
+    message.push_str(method);
+    message.push_str(r#"","params":"#);
     message.push_str(params);
     message.push('}');
 }
@@ -207,7 +207,7 @@ mod tests {
             chain: &["e1".into()],
             data: &data,
         };
-        let params = serde_json::value::to_raw_value(&deliver).expect("JSON");
+        let params = serde_json::to_string(&deliver).expect("JSON");
         let mut message = String::new();
         write_request(&mut message, 7, "event", &params);
         assert_eq!(

@@ -132,7 +132,7 @@ impl Bare {
         self.next_id += 1;
         let mine = self.next_id;
         let mut message = String::new();
-        rpc::write_request(&mut message, mine, method, &to_raw_value(params).expect("JSON"));
+        rpc::write_request(&mut message, mine, method, &serde_json::to_string(params).expect("JSON"));
         self.send(&message);
         loop {
             for message in self.receive() {

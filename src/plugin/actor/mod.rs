@@ -68,8 +68,8 @@ pub(super) struct State {
     queued: VecDeque<Queued>,
     stack: Vec<Frame>,
     calls: FuturesUnordered<HostCall>,
-    /// Each ends with a process that the kernel cannot do without.
-    children: FuturesUnordered<Pin<Box<dyn Future<Output = ()> + Send>>>,
+    /// Each ends with a process that the kernel cannot do without, the kernel's own among them.
+    ends: FuturesUnordered<Pin<Box<dyn Future<Output = End> + Send>>>,
     next_id: u64,
     next_token: u64,
     /// The shim became ready over this carrier before, so if it does not again, it is gone.
@@ -147,19 +147,29 @@ enum Fate {
     },
 }
 
+/// Which process has ended.
+enum End {
+    Kernel,
+    Interpreter,
+}
+
 enum Happened {
     Mail(Option<Mail>),
     Turn(TurnEvent),
     Answered(u64, CallOutcome),
     Timer,
-    Exit,
-    ChildExit,
+    End(End),
 }
 
 impl Actor {
     pub async fn run(mut self) {
         let mut timer = Box::pin(tokio::time::sleep(Duration::from_secs(3600)));
         let mut exit = self.client.exit();
+        self.state.ends.push(Box::pin(async move {
+            // An error would mean that nobody watches the process any more.
+            let _ = exit.wait_for(Option::is_some).await;
+            End::Kernel
+        }));
         loop {
             self.advance().await;
             self.prints.set_busy(!self.state.stack.is_empty());
@@ -174,13 +184,16 @@ impl Actor {
                     None => std::future::pending().await,
                 }
             };
+            // In this order, not in one thrown for each event: it is quicker, and what the plugin says comes first.
             let happened = tokio::select! {
-                event = turn => Happened::Turn(event),
-                Some((token, outcome)) = state.calls.next() => Happened::Answered(token, outcome),
-                mail = self.inbox.recv(), if state.queued.len() < QUEUED => Happened::Mail(mail),
+                biased;
+                Some(end) = state.ends.next(), if state.dead.is_none() => Happened::End(end),
                 () = &mut timer => Happened::Timer,
-                Some(()) = state.children.next(), if state.dead.is_none() => Happened::ChildExit,
-                _ = exit.wait_for(Option::is_some), if state.dead.is_none() => Happened::Exit,
+                event = turn => Happened::Turn(event),
+                Some((token, outcome)) = state.calls.next(), if !state.calls.is_empty() => {
+                    Happened::Answered(token, outcome)
+                }
+                mail = self.inbox.recv(), if state.queued.len() < QUEUED => Happened::Mail(mail),
             };
             match happened {
                 Happened::Mail(Some(Mail::Job(job))) => self.state.queued.push_back(Queued { job, told: false }),
@@ -202,8 +215,8 @@ impl Actor {
                 Happened::Turn(TurnEvent::Failed(error)) => self.turn_failed(error).await,
                 Happened::Answered(token, outcome) => self.answered(token, outcome),
                 Happened::Timer => self.expire().await,
-                Happened::Exit => self.exited(),
-                Happened::ChildExit => self.kill("the interpreter behind the kernel ended".into()).await,
+                Happened::End(End::Kernel) => self.exited(),
+                Happened::End(End::Interpreter) => self.kill("the interpreter behind the kernel ended".into()).await,
             }
         }
         let (grace, done) = match self.state.stop.take() {
@@ -220,9 +233,12 @@ impl Actor {
     fn watch_interpreter(&mut self) {
         match self.client.process().child_exits() {
             Ok(exits) => {
-                self.state.children.extend(exits.into_iter().map(|exit| -> Pin<Box<dyn Future<Output = ()> + Send>> {
-                    Box::pin(async move { drop(exit.readable().await) })
-                }))
+                for exit in exits {
+                    self.state.ends.push(Box::pin(async move {
+                        drop(exit.readable().await);
+                        End::Interpreter
+                    }));
+                }
             }
             // Then its death shows at the next turn.
             Err(error) => tracing::debug!(plugin = &*self.name, %error, "cannot watch the interpreter"),
@@ -327,7 +343,7 @@ impl Actor {
         while jobs.len() < most
             && let Some(Queued { job, .. }) = self.state.queued.get(index)
         {
-            let size = job.params.get().len();
+            let size = job.params.len();
             if let Some(error) = self.too_large(size) {
                 self.fail_queued(index, error);
                 continue;
