@@ -5,7 +5,7 @@ All of it is in one function, because it is executed in the kernel's own namespa
 
 
 def _kernelbridge():
-    import asyncio, base64, builtins, collections, contextlib, functools, getpass, inspect, ipykernel, json, linecache
+    import asyncio, base64, builtins, collections, contextlib, ctypes, functools, getpass, inspect, ipykernel, json, linecache
     import os, platform, re, signal, sys, threading, time, traceback, types
     kernel, main_thread, folder = get_ipython().kernel, threading.get_ident(), os.environ.get("KERNELBRIDGE_DIR", "")
     codes = {"Raised": -32000, "Cancelled": -32003, "NotFound": -32601, "Invalid": -32602}
@@ -65,6 +65,8 @@ def _kernelbridge():
             loop.call_soon_threadsafe(lambda: now.awaited == id and task.cancel())
         elif now.shielded:
             now.interrupted = True
+        elif now.server != main_thread:
+            ctypes.pythonapi.PyThreadState_SetAsyncExc(ctypes.c_ulong(now.server), ctypes.py_object(KeyboardInterrupt))
         else:
             raise KeyboardInterrupt
 
@@ -376,10 +378,10 @@ def _kernelbridge():
         def _loop(self, thread=False):  # the kernel's own loop, or a thread, watches the pipe; the cell ends at once
             now.carrier, loop = Pipe(), asyncio.get_running_loop()
             ready()
+            loop.call_soon(enter)  # after the cell, whose end puts back what was before
             if thread:
                 threading.Thread(target=watch, daemon=True).start()
             else:
-                loop.call_soon(enter)  # after the cell, whose end puts back what was before
                 loop.add_reader(now.carrier.down, arrived, loop)
 
     def ready():
