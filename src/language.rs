@@ -61,6 +61,9 @@ pub struct Shim {
     pub file: String,
     /// A constant that loads the shim from `$KERNELBRIDGE_DIR/<file>`; absent: the text of the shim itself is executed.
     pub bootstrap: Option<String>,
+    /// It changes into the `folder` of `initialize`, so that a kernel that was started elsewhere can take a plugin.
+    #[serde(default)]
+    pub moves: bool,
 }
 
 /// The constants that open a turn. Nothing is ever pasted into them.

@@ -215,6 +215,8 @@ def _kernelbridge():
     # ---- The host's requests
     def initialize(params):
         bridge.plugin, bridge.config = params.get("plugin") or {}, params.get("config") or {}
+        if folder := params.get("folder"):
+            os.chdir(folder)
         interpreter = f"Python {platform.python_version()}, ipykernel {ipykernel.__version__}"
         return {"bridge": "1", "language": "python", "interpreter": interpreter, "features": ["async", "bytes", "series"]}
 
