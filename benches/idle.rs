@@ -65,7 +65,8 @@ async fn bench(plugins: usize, seconds: usize, starts: Option<usize>) {
 
 /// From a kernel at hand to the first answer.
 async fn warm(dir: &Path) {
-    let own = plugin(dir, "own", "[delivery]\nwarm = 1\n");
+    // Every death is taken for the first one.
+    let own = plugin(dir, "own", "[delivery]\nwarm = 1\n[restart]\nwithin = \"1ms\"\n");
     let host = Host::builder().plugin(&own).warm("python", 1).build().await.expect("starts");
     let (mut added, mut died, mut loaded) = (Vec::new(), Vec::new(), Vec::new());
     for round in 0..ROUNDS {
@@ -117,8 +118,7 @@ async fn spares(host: &Host, plugin: &str) {
 fn plugin(dir: &Path, name: &str, sections: &str) -> PathBuf {
     let folder = dir.join(name);
     fs::create_dir_all(&folder).expect("a folder");
-    let manifest =
-        format!("[plugin]\nname = \"{name}\"\nlanguage = \"python\"\nentry = \"plugin.py\"\n{sections}");
+    let manifest = format!("[plugin]\nname = \"{name}\"\nlanguage = \"python\"\nentry = \"plugin.py\"\n{sections}");
     fs::write(folder.join("plugin.toml"), manifest).expect("written");
     fs::write(folder.join("plugin.py"), "@bridge.export\ndef answer():\n    return 42\n").expect("written");
     folder

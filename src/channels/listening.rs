@@ -153,7 +153,8 @@ mod tests {
     fn netlink_and_the_table_tell_the_same() {
         use std::net::TcpListener;
 
-        let listeners = ["127.0.0.1:0", "0.0.0.0:0", "[::]:0"].map(|address| TcpListener::bind(address).expect("a port"));
+        let listeners =
+            ["127.0.0.1:0", "0.0.0.0:0", "[::]:0"].map(|address| TcpListener::bind(address).expect("a port"));
         let ports = listeners.each_ref().map(|listener| listener.local_addr().expect("an address").port());
         let bound = Ipv4Addr::LOCALHOST;
         let free = {

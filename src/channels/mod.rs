@@ -81,7 +81,10 @@ impl Channels {
     /// # Errors
     ///
     /// [`ChannelError::Listening`] where the system does not tell.
-    pub async fn wait_until_listening(connection: &ConnectionInfo, with_control: bool) -> Result<Duration, ChannelError> {
+    pub async fn wait_until_listening(
+        connection: &ConnectionInfo,
+        with_control: bool,
+    ) -> Result<Duration, ChannelError> {
         let mut ports = vec![connection.shell_port, connection.iopub_port, connection.stdin_port];
         if with_control {
             ports.push(connection.control_port);

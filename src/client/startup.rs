@@ -1,6 +1,6 @@
 //! Where the time of a start went.
 
-use std::time::Duration;
+use std::{fmt, time::Duration};
 
 use serde::Serialize;
 
@@ -52,6 +52,16 @@ impl Startup {
             ("initialize", self.initialize_ms),
             ("load", self.load_ms),
         ]
+    }
+}
+
+/// For people: the phases that took any time.
+impl fmt::Display for Startup {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        for (name, ms) in self.phases().into_iter().filter(|(_, ms)| *ms > 0.0) {
+            write!(f, "{name} {ms:.1}, ")?;
+        }
+        write!(f, "the host's share {:.1} ms", self.host_ms)
     }
 }
 

@@ -467,8 +467,13 @@ impl Landscape {
 
     fn runtime_of_language(&mut self, language: &str) -> Result<Runtime, BuildError> {
         let found = self.languages.kernelspec_for(&self.discovery, language);
-        let found = found.map_err(|source| BuildError::NoKernelspec { plugin: String::new(), source: Box::new(source) })?;
-        Ok(self.runtimes.entry(found.kernelspec.name.clone()).or_insert_with(|| runtime_for(found, &self.languages, &self.environment)).clone())
+        let found =
+            found.map_err(|source| BuildError::NoKernelspec { plugin: String::new(), source: Box::new(source) })?;
+        Ok(self
+            .runtimes
+            .entry(found.kernelspec.name.clone())
+            .or_insert_with(|| runtime_for(found, &self.languages, &self.environment))
+            .clone())
     }
 
     fn runtime_of(&mut self, manifest: &Manifest) -> Result<Runtime, BuildError> {

@@ -47,9 +47,16 @@ pub(super) struct Recipe {
 /// What an instance asks of its keeper.
 pub(super) enum Command {
     Release,
-    Reload { source: Box<PluginSource>, done: oneshot::Sender<Result<(), BuildError>> },
+    Reload {
+        source: Box<PluginSource>,
+        done: oneshot::Sender<Result<(), BuildError>>,
+    },
     /// End the kernel. Unless it is for good, another source may be loaded later.
-    Stop { grace: Duration, for_good: bool, done: oneshot::Sender<()> },
+    Stop {
+        grace: Duration,
+        for_good: bool,
+        done: oneshot::Sender<()>,
+    },
 }
 
 /// Owns an instance's kernel.
@@ -90,6 +97,9 @@ impl Recipe {
             Some(loaded) => loaded.map_err(error)?,
             None => self.load_cold(source).await.map_err(error)?,
         };
+        let (about, instance) = (plugin.about(), source.instance);
+        let (ms, startup) = (about.startup_ms, about.startup);
+        tracing::info!(plugin = source.name, instance, ms, warm = startup.warm, phases = %startup, "loaded");
         let face = Arc::new(Face::of(&plugin, &self.manifest)?);
         Ok(Loaded { plugin, face })
     }

@@ -14,7 +14,8 @@ use tokio::sync::Semaphore;
 
 use crate::{
     host::{
-        BuildError, Event, instance::Instance, keeper::Recipe, lanes::Lanes, ledger::Ledger, lock, pool::Pool, stats::Meter,
+        BuildError, Event, instance::Instance, keeper::Recipe, lanes::Lanes, ledger::Ledger, lock, pool::Pool,
+        stats::Meter,
     },
     manifest::Manifest,
     pattern::Pattern,

@@ -245,6 +245,13 @@ impl Host {
         Ok(())
     }
 
+    /// Processes of the kernels at hand for a plugin (`[delivery] warm`) or for a language ([`HostBuilder::warm`]).
+    pub fn spare_processes(&self, name: &str) -> Vec<u32> {
+        let entries = self.shared.entries();
+        let pools = entries.iter().map(|entry| &entry.pool).chain(&self.shared.pools);
+        pools.filter(|pool| *pool.name == *name).flat_map(|pool| pool.processes()).collect()
+    }
+
     fn entry(&self, plugin: &str) -> Result<Arc<Entry>, RpcError> {
         let entries = self.shared.entries();
         let found = entries.iter().find(|entry| *entry.name == *plugin).cloned();

@@ -103,6 +103,11 @@ impl Pool {
         lock(&self.waiting).iter().any(|waiting| waiting.spare.exit().borrow().is_none())
     }
 
+    /// Those that are ready.
+    pub fn processes(&self) -> Vec<u32> {
+        lock(&self.waiting).iter().map(|waiting| waiting.spare.process_id()).collect()
+    }
+
     pub fn stats(&self) -> PoolStats {
         let waiting = lock(&self.waiting);
         PoolStats {
@@ -153,7 +158,8 @@ impl Pool {
 
     async fn start(&self, places: &Semaphore) -> bool {
         let Ok(_place) = places.acquire().await else { return true };
-        let started = async { Spare::start(&self.runtime, &self.source).await?.warm_up(&self.runtime, &self.source).await };
+        let started =
+            async { Spare::start(&self.runtime, &self.source).await?.warm_up(&self.runtime, &self.source).await };
         match started.await {
             Ok(spare) => {
                 let memory_bytes = spare.memory_bytes();
@@ -170,9 +176,8 @@ impl Pool {
 
     /// Let go of those that died; was one of them young?
     fn bury(&self) -> bool {
-        let dead: Vec<Waiting> = lock(&self.waiting)
-            .extract_if(.., |waiting| waiting.spare.exit().borrow().is_some())
-            .collect();
+        let dead: Vec<Waiting> =
+            lock(&self.waiting).extract_if(.., |waiting| waiting.spare.exit().borrow().is_some()).collect();
         for waiting in &dead {
             self.died.fetch_add(1, Ordering::Relaxed);
             tracing::warn!(pool = &*self.name, process_id = waiting.spare.process_id(), "a spare kernel died");
@@ -183,7 +188,8 @@ impl Pool {
     /// One was taken, or one died.
     async fn something_happens(&self) {
         let exits: Vec<_> = lock(&self.waiting).iter().map(|waiting| waiting.spare.exit()).collect();
-        let deaths = exits.into_iter().map(|mut exit| Box::pin(async move { drop(exit.wait_for(Option::is_some).await) }));
+        let deaths =
+            exits.into_iter().map(|mut exit| Box::pin(async move { drop(exit.wait_for(Option::is_some).await) }));
         let deaths: Vec<_> = deaths.collect();
         if deaths.is_empty() {
             return self.taken.notified().await;

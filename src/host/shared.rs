@@ -128,7 +128,6 @@ impl Shared {
         }
         Ok(chain.then(format!("{plugin}.{function}"), deadline))
     }
-
 }
 
 impl Entry {

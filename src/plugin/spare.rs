@@ -70,7 +70,9 @@ impl Spare {
                     return Ok(self);
                 }
                 Ok(Ok(false)) => {}
-                Ok(Err(error)) => tracing::debug!(kernel = runtime.kernelspec, %carrier, %error, "a spare's first turn"),
+                Ok(Err(error)) => {
+                    tracing::debug!(kernel = runtime.kernelspec, %carrier, %error, "a spare's first turn")
+                }
                 Err(_) => break,
             }
         }
