@@ -43,6 +43,7 @@ use crate::{
     queue::{Queue, QueueError},
     rpc::Cell,
     store::{Store, StoreError},
+    supervision::State,
 };
 
 /// As many as a manifest may ask for.
@@ -375,7 +376,9 @@ impl Host {
             while !lane.is_done() {
                 sleep(ENDING).await;
             }
-            lane.instance.park(GRACE).await;
+            if !matches!(lane.instance.state(), State::Stopped) {
+                lane.instance.park(GRACE).await;
+            }
         }))
         .await;
         failed.map_or(Ok(()), Err)

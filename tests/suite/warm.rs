@@ -236,7 +236,7 @@ async fn kernels_at_hand_take_plugins_of_their_language() {
         let home = dir.path().join(&language.name);
         copy_files(&conformance, &home);
         let host = Host::builder().warm(&language.name, 1).build().await.expect("starts");
-        until("a spare becomes ready", || !host.spare_processes(&language.name).is_empty()).await;
+        until(&language.name, || !host.spare_processes(&language.name).is_empty()).await;
         host.load(&home).await.unwrap_or_else(|error| panic!("{}: {error}", language.name));
         let plugin = host.plugins().remove(0);
         assert!(plugin.about.startup.warm, "{}: {:?}", language.name, plugin.about);
