@@ -222,7 +222,11 @@
 
   // ---- Methods of the host
   const methods = {
-    initialize: ({ plugin: { name }, config = {} }) => (Object.assign(plugin, { name, config }), about),
+    initialize({ plugin: { name }, folder, config = {} }) {
+      if (folder) Deno.chdir(folder);
+      Object.assign(plugin, { name, config });
+      return about;
+    },
     async load({ path, cells }) {
       plugin = { ...plugin, ...fresh(), source: cells.map((cell) => cell.source).join("\n") };
       await importPlugin(path, cells);

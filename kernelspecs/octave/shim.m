@@ -205,6 +205,7 @@ function value = __bridge_perform__ (message)
   switch (message.method)
     case "initialize"
       __bridge__.config = params.config;
+      if (isfield (params, "folder")) cd (params.folder); endif
       value = struct ("bridge", "1", "language", "octave", "interpreter", ["GNU Octave " version()], "features", {{"series"}});
     case "load"
       value = __bridge_load__ (params);

@@ -279,8 +279,10 @@ def _kernelbridge():
     # ---- The host's requests
     def initialize(params):
         bridge.plugin, bridge.config = params.get("plugin") or {}, params.get("config") or {}
+        if folder := params.get("folder"):
+            os.chdir(folder)
         interpreter = f"Python {platform.python_version()}, ipykernel {ipykernel.__version__}"
-        return {"bridge": "1", "language": "python", "interpreter": interpreter, "features": ["async", "batch", "bytes", "loop", "series"]}
+        return {"bridge": "1", "language": "python", "interpreter": interpreter, "features": ["async", "batch", "bytes", "series"]}
 
     def load(params):  # into a new module, which is from now on the namespace of the kernel's cells, too
         now.tags, now.handlers, now.exports, now.farewells, now.is_async = [], {}, {}, [], False

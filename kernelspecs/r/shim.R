@@ -171,6 +171,7 @@ local({
   methods <- list(
     initialize = function(params) {
       config <<- params$config
+      if (!is.null(params$folder)) setwd(params$folder)
       list(bridge = "1", language = "r", interpreter = R.version.string, features = list("series"))
     },
     load = function(params) {

@@ -20,8 +20,6 @@ use crate::connection::ConnectionInfo;
 /// How long a message may wait to be queued. `zeromq` keeps 100,000 for a kernel that does not read them; after that each
 /// would wait for ever, and be kept all the same.
 const PATIENCE: Duration = Duration::from_secs(1);
-/// How often a kernel's sockets are looked for. `zeromq` itself would retry in steps of up to 0.8 s.
-const POLL: Duration = Duration::from_millis(10);
 
 /// Why channels could not be opened or used.
 #[derive(Debug, thiserror::Error)]
@@ -77,20 +75,25 @@ pub struct Iopub {
 }
 
 impl Channels {
-    /// Wait until the kernel listens, for as long as it takes: the caller has a deadline and watches the process.
+    /// Wait until the kernel listens, for as long as it takes: the caller has a deadline and watches the process. Returns
+    /// how long it may have been listening when that was noticed.
     ///
     /// # Errors
     ///
     /// [`ChannelError::Listening`] where the system does not tell.
-    pub async fn wait_until_listening(connection: &ConnectionInfo, with_control: bool) -> Result<(), ChannelError> {
+    pub async fn wait_until_listening(
+        connection: &ConnectionInfo,
+        with_control: bool,
+    ) -> Result<Duration, ChannelError> {
         let mut ports = vec![connection.shell_port, connection.iopub_port, connection.stdin_port];
         if with_control {
             ports.push(connection.control_port);
         }
-        while !listening::all(connection, &ports).map_err(ChannelError::Listening)? {
-            sleep(POLL).await;
+        let mut lookout = listening::Lookout::new();
+        while !lookout.all(connection, &ports).map_err(ChannelError::Listening)? {
+            sleep(lookout.pause()).await;
         }
-        Ok(())
+        Ok(lookout.pause())
     }
 
     /// Open all channels with one identity.

@@ -78,7 +78,7 @@ impl Shared {
         let is_block = entry.manifest.queue.when_full == WhenFull::Block;
         let pushed = match chain {
             Some(chain) if is_block && lane.queue.is_full() => {
-                self.push_in_chain(entry, lane, delivery, key.as_deref(), chain).await?
+                self.push_in_chain(entry, &lane, delivery, key.as_deref(), chain).await?
             }
             _ => lane.queue.push(delivery, key.as_deref()).await.map_err(|_| closed(&entry.name))?,
         };
@@ -191,7 +191,7 @@ impl Shared {
             };
             let deliver = deliver(handler.id, &event, 1, &chain);
             let began = Instant::now();
-            let result = entry.idlest().request("filter", &deliver, &chain, deadline).await?;
+            let result = entry.idlest().instance.request("filter", &deliver, &chain, deadline).await?;
             entry.meter.took(began.elapsed());
             if result.get() == "null" {
                 entry.meter.count(|stats| stats.filtered_out += 1);

@@ -253,6 +253,8 @@ pub struct Delivery {
     pub batch: usize,
     /// Kernels that share the work.
     pub instances: u32,
+    /// Kernels that are kept at hand, with nothing in them, to take the place of one that died or is loaded anew.
+    pub warm: u32,
     /// Path of the field whose events stay in order between instances; without it the event's key.
     pub order_by: Option<String>,
     /// Accepted events are in the store until they are done.

@@ -25,13 +25,26 @@ use crate::{
 const SECTIONS: [(&str, &[&str]); 9] = [
     (
         "plugin",
-        &["name", "version", "language", "kernel", "entry", "bridge", "isolation", "carrier", "activation", "turn", "sandbox", "env"],
+        &[
+            "name",
+            "version",
+            "language",
+            "kernel",
+            "entry",
+            "bridge",
+            "isolation",
+            "carrier",
+            "activation",
+            "turn",
+            "sandbox",
+            "env",
+        ],
     ),
     ("permissions", &["call", "emit"]),
     ("exports", &["allow"]),
     ("limits", &["timeout", "startup", "memory", "cpu", "open-files", "output", "result", "depth"]),
     ("queue", &["capacity", "when-full"]),
-    ("delivery", &["attempts", "batch", "instances", "order-by", "journal"]),
+    ("delivery", &["attempts", "batch", "instances", "warm", "order-by", "journal"]),
     ("restart", &["deaths", "within"]),
     ("config", &[]),
     ("template", &["event", "topic", "exports"]),
@@ -320,6 +333,7 @@ fn read_delivery<'t>(document: &DeTable<'t>, report: &mut Report<'t>) -> Deliver
     let attempts = section.integer("attempts", 1, 1000);
     let batch = section.integer("batch", 1, 100_000);
     let instances = section.integer("instances", 1, 1000);
+    let warm = section.integer("warm", 0, 100);
     let order_by = section.parsed("order-by", "\"properties.net\"", not_empty);
     let journal = section.boolean("journal");
     section.finish(home_of);
@@ -327,6 +341,7 @@ fn read_delivery<'t>(document: &DeTable<'t>, report: &mut Report<'t>) -> Deliver
         attempts: attempts.unwrap_or(3),
         batch: batch.unwrap_or(1) as usize,
         instances: instances.unwrap_or(1),
+        warm: warm.unwrap_or(0),
         order_by,
         journal: journal.unwrap_or(false),
     }

@@ -13,6 +13,7 @@ mod actor;
 mod load;
 mod pipe;
 mod prints;
+mod spare;
 mod template;
 mod turn;
 
@@ -33,12 +34,13 @@ use tokio::{
 
 use crate::{
     chain::{Chain, WaitGraph},
-    client::{ClientError, Output, Prober},
-    language::Activation,
+    client::{ClientError, Output, Prober, Startup, milliseconds},
+    language::{Activation, Language},
     rpc::{self, Handler, LogLevel, Params, RpcError},
 };
 
 pub use load::{LoadError, PluginSource, Runtime, check_sandbox, launch_options, not_enforced};
+pub use spare::Spare;
 
 /// How RPC messages travel while a turn is open.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
@@ -57,6 +59,14 @@ impl Carrier {
             Self::Pipe => "pipe",
             Self::Jupyter => "jupyter",
         }
+    }
+
+    /// Those that a language has, the better one first; `only` this one, if it is named.
+    fn offered(language: &Language, only: Option<Self>) -> impl Iterator<Item = Self> {
+        let turn = &language.turn;
+        let all = [(Self::Pipe, turn.pipe.is_some()), (Self::Jupyter, turn.jupyter.is_some())];
+        let wanted = move |carrier: &Self| only.is_none_or(|only| only == *carrier);
+        all.into_iter().filter_map(|(carrier, exists)| exists.then_some(carrier)).filter(wanted)
     }
 }
 
@@ -162,8 +172,10 @@ pub struct About {
     pub carrier: Option<Carrier>,
     /// What makes it serve us; `None` at the basic level.
     pub activation: Option<Activation>,
-    /// From launch to loaded.
+    /// From launch to loaded; from a waiting kernel to loaded if there was one.
     pub startup_ms: u64,
+    /// Where that time went.
+    pub startup: Startup,
     /// The kernel's process.
     pub process_id: u32,
 }
@@ -246,6 +258,13 @@ impl Plugin {
         &self.about
     }
 
+    /// What came before the start of its own: discovery, and others that were started first.
+    pub(crate) fn waited(&mut self, discover: Duration, queued: Duration) {
+        let startup = &mut self.about.startup;
+        (startup.discover_ms, startup.queued_ms) = (milliseconds(discover), milliseconds(queued));
+        startup.host_ms = milliseconds(discover + Duration::from_secs_f64(startup.host_ms / 1000.0));
+    }
+
     /// Asks its kernel on the side, also while it is busy.
     pub fn prober(&self) -> &Prober {
         &self.prober
@@ -279,8 +298,8 @@ impl Plugin {
         deadline: Instant,
     ) -> Result<Box<RawValue>, RpcError> {
         let count = params.count();
-        let params = serde_json::to_string(params)
-            .map_err(|error| RpcError::new(rpc::ErrorKind::Invalid, error.to_string()))?;
+        let params =
+            serde_json::to_string(params).map_err(|error| RpcError::new(rpc::ErrorKind::Invalid, error.to_string()))?;
         let (reply, answer) = oneshot::channel();
         let job = Job { method, count, params, chain: chain.clone(), deadline, reply };
         let gone = || RpcError::new(rpc::ErrorKind::Gone, "the plugin has been shut down").in_plugin(&self.name);

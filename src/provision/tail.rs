@@ -5,30 +5,48 @@ use std::{
     sync::{Arc, Mutex, PoisonError},
 };
 
-use tokio::io::{AsyncRead, AsyncReadExt};
+use tokio::{
+    io::{AsyncRead, AsyncReadExt},
+    sync::Notify,
+};
 
 /// How much is kept.
 const KEPT_BYTES: usize = 64 * 1024;
 
 /// The last 64 KiB that a process wrote to its own stdout and stderr.
 #[derive(Debug, Clone, Default)]
-pub struct Tail(Arc<Mutex<VecDeque<u8>>>);
+pub struct Tail(Arc<Kept>);
+
+#[derive(Debug, Default)]
+struct Kept {
+    bytes: Mutex<VecDeque<u8>>,
+    arrived: Notify,
+}
 
 impl Tail {
     /// Read until the end. Never blocks the process, whatever it writes.
     pub async fn fill_from(self, mut pipe: impl AsyncRead + Unpin) {
         let mut buffer = [0; 4096];
         while let Ok(size @ 1..) = pipe.read(&mut buffer).await {
-            let mut kept = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+            let mut kept = self.0.bytes.lock().unwrap_or_else(PoisonError::into_inner);
             kept.extend(&buffer[..size]);
             let excess = kept.len().saturating_sub(KEPT_BYTES);
             kept.drain(..excess);
+            drop(kept);
+            self.0.arrived.notify_one();
+        }
+    }
+
+    /// Wait until what is kept is as it is `wanted`. For one waiter.
+    pub async fn wait_for(&self, wanted: impl Fn(&str) -> bool) {
+        while !wanted(&self.text()) {
+            self.0.arrived.notified().await;
         }
     }
 
     /// What is kept, as text.
     pub fn text(&self) -> String {
-        let mut kept = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut kept = self.0.bytes.lock().unwrap_or_else(PoisonError::into_inner);
         String::from_utf8_lossy(kept.make_contiguous()).trim_end().to_owned()
     }
 }

@@ -29,9 +29,6 @@ pub const SERIES: &str = "series";
 /// The feature of a shim that takes a JSON-RPC batch: an array of requests, answered in their order.
 pub const BATCH: &str = "batch";
 
-/// The feature of a shim that can hand its pipes to the interpreter's own event loop.
-pub const LOOP: &str = "loop";
-
 /// JSON `null`.
 pub fn null() -> Box<RawValue> {
     RawValue::NULL.to_owned()

@@ -16,6 +16,9 @@ pub struct Initialize<'a> {
     pub plugin: PluginId<'a>,
     /// Optional features of the host.
     pub features: &'a [&'a str],
+    /// Where to go; the kernel is there already unless this is given.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub folder: Option<&'a str>,
     /// `[config]` of the manifest.
     pub config: &'a Map<String, Value>,
 }

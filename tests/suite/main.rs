@@ -13,6 +13,7 @@
 //! - `parsers`: broken manifests, kernelspecs, languages, notebooks, RPC messages and frames
 //! - `security`: environment, limits, sandboxes, on real kernels
 //! - `turns`: a shim that does what real ones do rarely
+//! - `warm`: kernels at hand, plugins and instances added to a running host, phases of a start
 //! - `wire`: our messages against jupyter_client's and jupyter-protocol's, schemas, mutations
 
 mod bare;
@@ -32,4 +33,5 @@ mod security;
 mod series;
 mod support;
 mod turns;
+mod warm;
 mod wire;
