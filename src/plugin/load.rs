@@ -166,7 +166,7 @@ impl Plugin {
         let mut plugin = Self {
             name: name.clone(),
             handlers: Vec::new(),
-            takes_series: false,
+            features: Vec::new(),
             seat: seat.clone(),
             death: dead,
             about,
@@ -245,7 +245,7 @@ impl Plugin {
                 bridge: rpc::VERSION,
                 carrier: carrier.name(),
                 plugin: PluginId { name: &source.name, version: &source.version },
-                features: &[],
+                features: &[rpc::COLUMNS],
                 config: &source.config,
             };
             match self.ask::<InitializeResult>("initialize", &initialize, deadline).await {
@@ -255,7 +255,7 @@ impl Plugin {
                     if language.kernel.child_interpreter {
                         self.tell(Mail::WatchInterpreter).await;
                     }
-                    self.takes_series = result.features.iter().any(|feature| feature == rpc::SERIES);
+                    self.features = result.features;
                     return self.send_source(source, carrier, deadline).await;
                 }
                 Ok(result) => return Err(LoadError::Version { found: result.bridge }),

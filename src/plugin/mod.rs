@@ -139,7 +139,7 @@ pub enum PluginNews {
 pub struct Plugin {
     name: Arc<str>,
     handlers: Vec<Handler>,
-    takes_series: bool,
+    features: Vec<String>,
     seat: Arc<str>,
     death: watch::Receiver<Option<RpcError>>,
     about: About,
@@ -217,9 +217,9 @@ impl Plugin {
         self.death.clone()
     }
 
-    /// Does its shim know `series`?
-    pub fn takes_series(&self) -> bool {
-        self.takes_series
+    /// Does its shim have this feature, [`rpc::SERIES`] or another?
+    pub fn has_feature(&self, name: &str) -> bool {
+        self.features.iter().any(|feature| feature == name)
     }
 
     /// What is known of its interpreter.
@@ -259,11 +259,11 @@ impl Plugin {
         chain: &Chain,
         deadline: Instant,
     ) -> Result<Box<RawValue>, RpcError> {
-        let count = params.count();
+        let (count, is_compact) = (params.count(), params.is_compact());
         let params = serde_json::value::to_raw_value(params)
             .map_err(|error| RpcError::new(rpc::ErrorKind::Invalid, error.to_string()))?;
         let (reply, answer) = oneshot::channel();
-        let params = rpc::compact(params);
+        let params = if is_compact { params } else { rpc::compact(params) };
         let job = Job { method, count, params, chain: chain.clone(), deadline, reply };
         let gone = || RpcError::new(rpc::ErrorKind::Gone, "the plugin has been shut down").in_plugin(&self.name);
         self.inbox.send(Mail::Job(job)).await.map_err(|_| gone())?;

@@ -3,12 +3,14 @@
 //! Pure. What we write is compact, in the documented order of keys and on one line, so that a shim without a JSON
 //! parser can read it from the left; what we read may come in any order, with anything missing.
 
+mod batch;
 mod error;
 mod frame;
 mod inbound;
 mod outbound;
 mod oversized;
 
+pub use batch::{Batch, Columns, Done, Ids, Results, Runs};
 pub use error::{ErrorKind, RpcError};
 pub use frame::{FrameError, take_frame};
 pub use inbound::{Handler, HandlerKind, Inbound, InitializeResult, LoadResult, LogLevel, Outcome, Outcomes, Plea};
@@ -25,6 +27,9 @@ pub const VERSION: &str = "1";
 
 /// The feature of a shim that takes several events at once for handlers of single events, with `series`.
 pub const SERIES: &str = "series";
+
+/// The feature of a host and of a shim that speak of batches by `rows` and `columns`.
+pub const COLUMNS: &str = "columns";
 
 /// JSON `null`.
 pub fn null() -> Box<RawValue> {

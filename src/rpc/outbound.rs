@@ -138,11 +138,21 @@ pub trait Params: Serialize {
     fn count(&self) -> usize {
         1
     }
+
+    /// Is it known to hold no space outside its strings?
+    fn is_compact(&self) -> bool {
+        false
+    }
 }
 
 impl Params for Initialize<'_> {}
 impl Params for Load<'_> {}
-impl Params for Deliver<'_> {}
+/// Data of events were made compact when they were emitted.
+impl Params for Deliver<'_> {
+    fn is_compact(&self) -> bool {
+        true
+    }
+}
 impl Params for Call<'_> {}
 /// Of methods without parameters.
 impl Params for Map<String, Value> {}
@@ -151,11 +161,19 @@ impl Params for DeliverBatch<'_> {
     fn count(&self) -> usize {
         self.events.len()
     }
+
+    fn is_compact(&self) -> bool {
+        true
+    }
 }
 
 impl Params for DeliverSeries<'_> {
     fn count(&self) -> usize {
         self.events.len()
+    }
+
+    fn is_compact(&self) -> bool {
+        true
     }
 }
 
