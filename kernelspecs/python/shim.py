@@ -244,7 +244,7 @@ def _kernelbridge():
     def initialize(params):
         bridge.plugin, bridge.config = params.get("plugin") or {}, params.get("config") or {}
         interpreter = f"Python {platform.python_version()}, ipykernel {ipykernel.__version__}"
-        return {"bridge": "1", "language": "python", "interpreter": interpreter, "features": ["async", "bytes", "series", "columns"]}
+        return {"bridge": "1", "language": "python", "interpreter": interpreter, "features": ["async", "bytes", "series", "rows", "columns"]}
 
     def load(params):  # into a new module, which is from now on the namespace of the kernel's cells, too
         now.tags, now.handlers, now.shapes, now.exports, now.farewells, now.is_async = [], {}, {}, {}, [], False

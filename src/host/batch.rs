@@ -21,7 +21,7 @@ impl Worker {
     ) -> Result<Outcomes, RpcError> {
         let (load, instance) = (&self.load, &self.lane().instance);
         let subscriber = &load[0].subscriber;
-        let result = if loaded.plugin.has_feature(rpc::COLUMNS) {
+        let result = if subscriber.columns || loaded.plugin.has_feature(rpc::ROWS) {
             let (method, batch) = self.batch(chain);
             instance.ask(loaded, method, &batch, chain, chain.deadline).await
         } else {
@@ -56,6 +56,7 @@ impl Worker {
             times: rpc::Runs::default(),
             attempts: rpc::Runs::default(),
             keys: rpc::Runs::default(),
+            mixed: Vec::new(),
             data: None,
             columns: None,
         };
@@ -70,6 +71,7 @@ impl Worker {
         if load[0].subscriber.columns {
             let mut columns = Columns::default();
             columns.extend(data);
+            batch.mixed = columns.mixed();
             batch.columns = Some(columns);
             ("columns", batch)
         } else {

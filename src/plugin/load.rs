@@ -245,7 +245,7 @@ impl Plugin {
                 bridge: rpc::VERSION,
                 carrier: carrier.name(),
                 plugin: PluginId { name: &source.name, version: &source.version },
-                features: &[rpc::COLUMNS],
+                features: &[rpc::ROWS, rpc::COLUMNS],
                 config: &source.config,
             };
             match self.ask::<InitializeResult>("initialize", &initialize, deadline).await {

@@ -6,10 +6,12 @@
 
 use std::{
     io,
+    os::fd::AsFd,
     path::{Path, PathBuf},
 };
 
 use bytes::{Buf, BytesMut};
+use nix::fcntl::{FcntlArg, fcntl};
 use tokio::{
     io::Interest,
     net::unix::pipe::{OpenOptions, Receiver, Sender},
@@ -20,8 +22,10 @@ use crate::{
     rpc::{self, FrameError},
 };
 
-/// As much as a FIFO holds.
-const STALE_BYTES: usize = 64 * 1024;
+/// As much as a FIFO should hold: a batch goes through in one piece, without a change of processes for each 64 KiB.
+const PIPE_BYTES: i32 = 1 << 20;
+/// As much as a FIFO holds at most.
+const STALE_BYTES: usize = PIPE_BYTES as usize;
 /// A body of this size is not even passed over; who announces it is not to be believed.
 const ABSURD_BYTES: usize = 1 << 30;
 /// Room made for each read.
@@ -66,6 +70,10 @@ impl Pipe {
         let to_host = folder.join(Folder::TO_HOST);
         let receiver = OpenOptions::new().open_receiver(&to_host)?;
         let sender = OpenOptions::new().read_write(true).open_sender(folder.join(Folder::TO_PLUGIN))?;
+        for end in [receiver.as_fd(), sender.as_fd()] {
+            // More than the system allows for all pipes of a user is refused, and what there is will do.
+            let _ = fcntl(end, FcntlArg::F_SETPIPE_SZ(PIPE_BYTES));
+        }
         let mut pipe = Self {
             receiver,
             sender,

@@ -37,6 +37,9 @@ pub struct Batch<'a> {
     pub attempts: Runs<u32>,
     /// Their keys.
     pub keys: Runs<Option<&'a str>>,
+    /// Names of columns that hold values of several kinds, null aside.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub mixed: Vec<String>,
     /// Their data, of `rows`.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub data: Option<Vec<&'a RawValue>>,
@@ -132,6 +135,15 @@ pub struct Columns<'a> {
     rows: usize,
 }
 
+/// What a value begins with tells its kind; all numbers are one kind, and so are `true` and `false`.
+fn kind(value: &RawValue) -> u8 {
+    match value.get().as_bytes().first() {
+        Some(b'-' | b'0'..=b'9') => b'0',
+        Some(b'f') => b't',
+        other => other.copied().unwrap_or(b'n'),
+    }
+}
+
 impl<'a> Columns<'a> {
     /// One more row.
     pub fn push(&mut self, data: &'a RawValue) {
@@ -166,6 +178,17 @@ impl<'a> Columns<'a> {
         column.truncate(self.rows);
         column.push(value);
         place
+    }
+
+    /// Names of the columns that hold values of several kinds: not all languages have a vector for them.
+    pub fn mixed(&self) -> Vec<String> {
+        let is_mixed = |column: &[&RawValue]| {
+            let mut kinds = column.iter().map(|value| kind(value)).filter(|kind| *kind != b'n');
+            let first = kinds.next();
+            kinds.any(|kind| Some(kind) != first)
+        };
+        let mixed = self.columns.iter().filter(|(_, column)| is_mixed(column));
+        mixed.map(|(name, _)| name.clone().into_owned()).collect()
     }
 
     /// How many rows there are.
@@ -385,6 +408,15 @@ mod tests {
     }
 
     #[test]
+    fn columns_of_several_kinds_are_told() {
+        let rows = [r#"{"a":1,"b":null,"c":true,"d":"x"}"#, r#"{"a":-2,"b":"y","c":false,"d":1}"#, r#"{"c":0}"#];
+        let rows = rows.map(raw);
+        let mut columns = Columns::default();
+        columns.extend(rows.iter().map(|row| &**row));
+        assert_eq!(columns.mixed(), ["c", "d"]);
+    }
+
+    #[test]
     fn heads_say_once_what_is_equal() {
         let mut ids = Ids::default();
         for id in ["run-9", "run-10", "run-11", "run-7", "x", "a-007", "9999999999999999", "42"] {
@@ -411,6 +443,7 @@ mod tests {
             times: Runs::default(),
             attempts: Runs::default(),
             keys: Runs::default(),
+            mixed: Vec::new(),
             data: Some(vec![&row]),
             columns: None,
         };

@@ -28,7 +28,10 @@ pub const VERSION: &str = "1";
 /// The feature of a shim that takes several events at once for handlers of single events, with `series`.
 pub const SERIES: &str = "series";
 
-/// The feature of a host and of a shim that speak of batches by `rows` and `columns`.
+/// The feature of a host and of a shim that speak of lists of events by `rows`.
+pub const ROWS: &str = "rows";
+
+/// The feature of a host and of a shim that speak of batches column by column, by `columns`.
 pub const COLUMNS: &str = "columns";
 
 /// JSON `null`.
@@ -60,8 +63,12 @@ fn first_space(json: &[u8], from: usize) -> Option<usize> {
             b' ' | b'\n' | b'\r' | b'\t' => return Some(index),
             b'"' => {
                 index += 1;
-                while index < json.len() && json[index] != b'"' {
-                    index += if json[index] == b'\\' { 2 } else { 1 };
+                while let Some(found) = json.get(index..).and_then(|rest| memchr::memchr2(b'"', b'\\', rest)) {
+                    index += found;
+                    if json[index] == b'"' {
+                        break;
+                    }
+                    index += 2;
                 }
             }
             _ => {}
