@@ -9,9 +9,11 @@ use std::{
     fs,
     path::Path,
     process::Command,
+    sync::Arc,
     time::Instant,
 };
 
+use arrow_array::{Array, Float64Array, RecordBatch, StringArray, UInt64Array};
 use comfy_table::{CellAlignment, Table, presets};
 use kernelbridge::host::Host;
 use nix::{
@@ -63,6 +65,69 @@ def columns(c):
 @bridge.export
 def call(records):
     return [change(r) for r in records]
+
+@bridge.export
+def table(t):
+    import pyarrow.compute as pc
+    t = t.set_column(1, "text", pc.utf8_upper(t["text"]))
+    return t.set_column(2, "value", pc.add(t["value"], 1.0))
+"#,
+    },
+    Plugin {
+        language: "r",
+        entry: "plugin.R",
+        slower: 10,
+        source: r#"
+change <- function(r) list(id = r$id, text = toupper(r$text), value = r$value + 1)
+bridge$on("one", function(event) change(event$data))
+bridge$on("rows", batch = 1, function(events) lapply(events, function(event) change(event$data)))
+bridge$on("columns", batch = "columns", function(c) { c$text <- toupper(c$text); c$value <- c$value + 1; c })
+bridge$export("call", function(records) lapply(records, change))
+"#,
+    },
+    Plugin {
+        language: "javascript",
+        entry: "plugin.ts",
+        slower: 1,
+        source: r#"
+const change = (r) => ({ id: r.id, text: r.text.toUpperCase(), value: r.value + 1 });
+bridge.on("one", (event) => change(event.data));
+bridge.on("rows", (events) => events.map((event) => change(event.data)), { batch: 1 });
+bridge.on("columns", (c) => ({ id: c.id, text: c.text.map((t) => t.toUpperCase()), value: c.value.map((v) => v + 1) }),
+  { batch: "columns" });
+bridge.export("call", (records) => records.map(change));
+"#,
+    },
+    Plugin {
+        language: "octave",
+        entry: "plugin.m",
+        slower: 20,
+        source: r#"1;
+function r = change (r), r.text = toupper (r.text); r.value += 1; endfunction
+function c = columns (c), c.text = toupper (c.text); c.value += 1; endfunction
+bridge_on ("one", @(event) change (event.data));
+bridge_on ("rows", @(events) cellfun (@(event) change (event.data), events, "UniformOutput", false), "batch", 1);
+bridge_on ("columns", @columns, "batch", "columns");
+bridge_export ("call", @(records) cellfun (@change, records, "UniformOutput", false));
+"#,
+    },
+    Plugin {
+        language: "lua",
+        entry: "plugin.lua",
+        slower: 2,
+        source: r#"
+local function change(r) return { id = r.id, text = r.text:upper(), value = r.value + 1 } end
+local function each(list, fn)
+  local changed = bridge.array()
+  for i, item in ipairs(list) do changed[i] = fn(item) end
+  return changed
+end
+bridge.on("one", function(event) return change(event.data) end)
+bridge.on("rows", function(events) return each(events, function(event) return change(event.data) end) end, { batch = 1 })
+bridge.on("columns", function(c)
+  return { id = c.id, text = each(c.text, string.upper), value = each(c.value, function(v) return v + 1 end) }
+end, { batch = "columns" })
+bridge.export("call", function(records) return each(records, change) end)
 "#,
     },
 ];
@@ -102,9 +167,25 @@ async fn bench(plugin: &Plugin, rounds: usize, table: &mut Table) -> Result<(), 
         let count = if batch == 1 { count / 5 } else { count };
         let dir = tempfile::tempdir()?;
         write(dir.path(), plugin, batch)?;
-        let host = Host::builder().plugin(dir.path()).build().await?;
-        let ways: &[&str] = if batch == 1 { &["one", "rows", "columns", "call"] } else { &["rows", "columns", "call"] };
-        for &way in ways {
+        let mut builder = Host::builder().plugin(dir.path());
+        let mut ways: Vec<&str> = if batch == 1 { vec!["one"] } else { vec![] };
+        ways.extend(["rows", "columns", "call"]);
+        // A Python with pyarrow, which the one that `kernelbridge install` makes has not.
+        if let Some(python) = std::env::var_os("KERNELBRIDGE_TEST_ARROW").filter(|_| plugin.language == "python") {
+            let folder = dir.path().join("kernels/with-arrow");
+            fs::create_dir_all(&folder)?;
+            let argv = [&*python.to_string_lossy(), "-m", "ipykernel_launcher", "-f", "{connection_file}"];
+            let spec = serde_json::json!({ "argv": argv, "display_name": "with pyarrow", "language": "python" });
+            fs::write(folder.join("kernel.json"), spec.to_string())?;
+            let file = dir.path().join("plugin.toml");
+            fs::write(&file, fs::read_to_string(&file)?.replace("[queue]", "kernel = \"with-arrow\"\n\n[queue]"))?;
+            let environment = kernelbridge::discover::Environment::capture();
+            builder = builder.environment(environment.with_kernels_in(dir.path().join("kernels")));
+            ways.push("table");
+        }
+        let host = builder.build().await?;
+        let tables: Vec<_> = records[..count].chunks(batch).map(table_of).collect();
+        for way in ways {
             eprintln!("{} {way} {batch} ...", plugin.language);
             let mut speeds = Vec::new();
             for round in 0..=rounds {
@@ -113,6 +194,10 @@ async fn bench(plugin: &Plugin, rounds: usize, table: &mut Table) -> Result<(), 
                     for some in records[..count].chunks(batch) {
                         let back: Vec<Record> = host.call("batches.call", (some,)).await?;
                         assert_eq!((back.len(), &*back[0].text), (some.len(), &*"ABCDEFGH".repeat(8)));
+                    }
+                } else if way == "table" {
+                    for some in &tables {
+                        assert_eq!(host.call_table("batches.table", some).await?.num_rows(), some.num_rows());
                     }
                 } else {
                     for record in &records[..count] {
@@ -134,6 +219,15 @@ async fn bench(plugin: &Plugin, rounds: usize, table: &mut Table) -> Result<(), 
         host.shutdown().await;
     }
     Ok(())
+}
+
+fn table_of(records: &[Record]) -> RecordBatch {
+    let columns: [(&str, Arc<dyn Array>); 3] = [
+        ("id", Arc::new(UInt64Array::from_iter_values(records.iter().map(|record| record.id)))),
+        ("text", Arc::new(StringArray::from_iter_values(records.iter().map(|record| &*record.text)))),
+        ("value", Arc::new(Float64Array::from_iter_values(records.iter().map(|record| record.value)))),
+    ];
+    RecordBatch::try_from_iter(columns).expect("columns of one length")
 }
 
 fn write(dir: &Path, plugin: &Plugin, batch: usize) -> std::io::Result<()> {

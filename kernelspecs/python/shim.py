@@ -13,7 +13,7 @@ def _kernelbridge():
     # quiet: until when none goes alone. shielded: no author code is running, so that an interrupt waits (interrupted).
     # task: waits in the kernel's event loop for the async handler of request `awaited`.
     now = types.SimpleNamespace(carrier=None, ended=True, served=0, asked=0, notes=collections.deque(maxlen=10000),
-                                quiet=0, shielded=True, interrupted=False, task=None, awaited=None)
+                                quiet=0, tables=0, shielded=True, interrupted=False, task=None, awaited=None)
 
     class Error(Exception):
         """A call of the host or of another plugin failed; `kind`, `message` and `data` are the protocol's."""
@@ -47,7 +47,7 @@ def _kernelbridge():
     def unusual(value):  # the JSON form of what JSON does not have
         if isinstance(value, (bytes, bytearray, memoryview)):
             return {"$bytes": base64.b64encode(value).decode()}
-        for convert in ("tolist", "isoformat"):  # numpy and its kin; dates and times
+        for convert in ("tolist", "isoformat", "to_pylist"):  # numpy and its kin; dates and times; pyarrow
             if hasattr(value, convert):
                 return getattr(value, convert)()
         raise TypeError(f"a value of type {type(value).__name__} has no JSON form")
@@ -145,6 +145,7 @@ def _kernelbridge():
             response = await series(params, id, apart)
         else:
             result = await attempt(method, params, id, apart)
+            result = saved(result) if method == "table" else result
             batch = method in ("rows", "columns") and not isinstance(result, BaseException)
             response = outcomes(result, params["count"], method == "columns") if batch else outcome(result)
         for stream in (sys.stdout, sys.stderr):
@@ -243,8 +244,11 @@ def _kernelbridge():
     # ---- The host's requests
     def initialize(params):
         bridge.plugin, bridge.config = params.get("plugin") or {}, params.get("config") or {}
+        features = ["async", "bytes", "series", "rows", "columns"]
+        if "arrow" in params.get("features", ()) and importlib.util.find_spec("pyarrow"):
+            features.append("arrow")
         interpreter = f"Python {platform.python_version()}, ipykernel {ipykernel.__version__}"
-        return {"bridge": "1", "language": "python", "interpreter": interpreter, "features": ["async", "bytes", "series", "rows", "columns"]}
+        return {"bridge": "1", "language": "python", "interpreter": interpreter, "features": features}
 
     def load(params):  # into a new module, which is from now on the namespace of the kernel's cells, too
         now.tags, now.handlers, now.shapes, now.exports, now.farewells, now.is_async = [], {}, {}, {}, [], False
@@ -282,6 +286,25 @@ def _kernelbridge():
         shape, wants_head = now.shapes[params["handler"]]
         return handler(shapes[shape](params["columns"]), *([Head(params)] if wants_head else []))
 
+    def opened(name):  # the table in a file beside the message; pyarrow takes long to import, so only now
+        with open(f"{folder}/{name}", "rb") as file:
+            return importlib.import_module("pyarrow").ipc.open_stream(file.read()).read_all()
+
+    def saved(table):  # the name of such a file, or what is no table as it is
+        try:
+            if hasattr(table, "iloc"):
+                table = sys.modules["pyarrow"].Table.from_pandas(table, preserve_index=False)
+            if not hasattr(table, "schema"):
+                return table
+            sink, now.tables = sys.modules["pyarrow"].BufferOutputStream(), now.tables + 1
+            with sys.modules["pyarrow"].ipc.new_stream(sink, table.schema) as stream:
+                stream.write(table)
+            with open(f"{folder}/table-out-{now.tables}", "xb") as file:
+                file.write(sink.getvalue())
+            return {"table": f"table-out-{now.tables}"}
+        except Exception as error:
+            return error
+
     shapes = {"columns": lambda columns: columns,
               "pandas": lambda columns: importlib.import_module("pandas").DataFrame(columns),
               "arrow": lambda columns: importlib.import_module("pyarrow").table(columns)}
@@ -304,6 +327,7 @@ def _kernelbridge():
                "event": lambda params: find(now.handlers, params.pop("handler"))(Event(params)),
                "filter": lambda params: find(now.handlers, params.pop("handler"))(Event(params)),
                "rows": rows, "columns": columns,
+               "table": lambda params: find(now.exports, params["name"], "function")(opened(params["table"])),
                "call": lambda params: find(now.exports, params["name"], "function")(*params["args"])}
 
     # ---- What the author sees

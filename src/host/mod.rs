@@ -26,6 +26,8 @@ mod ledger;
 mod news;
 mod shared;
 mod stats;
+#[cfg(feature = "arrow")]
+mod tables;
 mod worker;
 
 use std::{

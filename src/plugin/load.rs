@@ -167,6 +167,7 @@ impl Plugin {
             name: name.clone(),
             handlers: Vec::new(),
             features: Vec::new(),
+            attachments: (client.folder().to_owned(), source.limits.result_bytes),
             seat: seat.clone(),
             death: dead,
             about,
@@ -245,7 +246,7 @@ impl Plugin {
                 bridge: rpc::VERSION,
                 carrier: carrier.name(),
                 plugin: PluginId { name: &source.name, version: &source.version },
-                features: &[rpc::ROWS, rpc::COLUMNS],
+                features: rpc::FEATURES,
                 config: &source.config,
             };
             match self.ask::<InitializeResult>("initialize", &initialize, deadline).await {

@@ -10,6 +10,8 @@
 //! ([`crate::chain`]). All it knows of the host is the trait [`HostCalls`].
 
 mod actor;
+#[cfg(feature = "arrow")]
+mod attachment;
 mod load;
 mod pipe;
 mod prints;
@@ -19,6 +21,7 @@ mod turn;
 use std::{
     fmt,
     future::Future,
+    path::PathBuf,
     pin::Pin,
     sync::{Arc, Mutex, PoisonError},
     time::{Duration, Instant},
@@ -140,6 +143,9 @@ pub struct Plugin {
     name: Arc<str>,
     handlers: Vec<Handler>,
     features: Vec<String>,
+    /// The kernel's private folder, and how large a file of the shim's may be.
+    #[cfg_attr(not(feature = "arrow"), expect(dead_code))]
+    attachments: (PathBuf, u64),
     seat: Arc<str>,
     death: watch::Receiver<Option<RpcError>>,
     about: About,

@@ -15,7 +15,7 @@ pub use error::{ErrorKind, RpcError};
 pub use frame::{FrameError, take_frame};
 pub use inbound::{Handler, HandlerKind, Inbound, InitializeResult, LoadResult, LogLevel, Outcome, Outcomes, Plea};
 pub use outbound::{
-    Call, Cell, Deliver, DeliverBatch, DeliverSeries, EventBody, Filtered, Initialize, Load, Params, PluginId,
+    Call, CallTable, Cell, Deliver, DeliverBatch, DeliverSeries, EventBody, Filtered, Initialize, Load, Params, PluginId,
     notification, request, response,
 };
 pub use oversized::{HEAD_BYTES, too_large};
@@ -33,6 +33,12 @@ pub const ROWS: &str = "rows";
 
 /// The feature of a host and of a shim that speak of batches column by column, by `columns`.
 pub const COLUMNS: &str = "columns";
+
+/// The feature of a host and of a shim that pass tables to each other as Arrow IPC streams.
+pub const ARROW: &str = "arrow";
+
+/// What this host can do beyond the protocol's core.
+pub const FEATURES: &[&str] = if cfg!(feature = "arrow") { &[ROWS, COLUMNS, ARROW] } else { &[ROWS, COLUMNS] };
 
 /// JSON `null`.
 pub fn null() -> Box<RawValue> {

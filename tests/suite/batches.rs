@@ -1,5 +1,8 @@
 //! Events that are handed over together: when, in which shape, and what becomes of those that fail.
 
+#[cfg(feature = "arrow")]
+mod tables;
+
 use std::time::Duration;
 
 use kernelbridge::host::{Host, News};
