@@ -347,6 +347,7 @@ local({
     .turn = function(via) suspendInterrupts(run_turn(via)),
     # batch: a number for lists of events, or "columns" for data frames.
     on = function(topic, fn, batch = 0, columns = identical(batch, "columns")) {
+      force(columns)
       if (is.character(batch) && batch != "columns") stop("batch: a number or \"columns\", not \"", batch, "\"")
       batch <- if (is.character(batch)) 0L else as.integer(batch)
       register("on", substitute(fn), topic, fn, batch = batch, columns = if (columns) "columns" else "")

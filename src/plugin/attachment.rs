@@ -17,7 +17,7 @@ const FROM_SHIM: &str = "table-out-";
 
 /// A file for the shim. Dropping it removes the file; a shim that has read it keeps what it read.
 #[derive(Debug)]
-pub struct Attachment {
+pub(crate) struct Attachment {
     path: PathBuf,
     /// Its name in the private folder.
     pub name: String,
@@ -36,7 +36,7 @@ impl Plugin {
     /// # Errors
     ///
     /// The system's, with nothing left behind.
-    pub fn attach(&self, bytes: &[u8]) -> io::Result<Attachment> {
+    pub(crate) fn attach(&self, bytes: &[u8]) -> io::Result<Attachment> {
         static NEXT: AtomicU64 = AtomicU64::new(1);
         let name = format!("table-in-{}", NEXT.fetch_add(1, Ordering::Relaxed));
         let attachment = Attachment { path: self.attachments.0.join(&name), name };
@@ -51,7 +51,7 @@ impl Plugin {
     ///
     /// The system's; also when the name is none that a shim gives, it is no file, or it is larger than
     /// `[limits] result`.
-    pub fn detach(&self, name: &str) -> io::Result<Vec<u8>> {
+    pub(crate) fn detach(&self, name: &str) -> io::Result<Vec<u8>> {
         let wrong = |what: String| io::Error::new(io::ErrorKind::InvalidData, what);
         let number = name.strip_prefix(FROM_SHIM).filter(|number| number.bytes().all(|byte| byte.is_ascii_digit()));
         if number.is_none_or(str::is_empty) {
