@@ -5,13 +5,7 @@
 //! the value. Medians of several rounds. With `--pin` everything is on one core, host and kernels; the machine's noise
 //! shows in the spread, so compare within one run only, and with the line for Python's own json.
 
-use std::{
-    fs,
-    path::Path,
-    process::Command,
-    sync::Arc,
-    time::Instant,
-};
+use std::{fs, path::Path, process::Command, sync::Arc, time::Instant};
 
 use arrow_array::{Array, Float64Array, RecordBatch, StringArray, UInt64Array};
 use comfy_table::{CellAlignment, Table, presets};
@@ -256,4 +250,3 @@ print(1000 / sorted(times)[50])
     let output = Command::new("python3").args(["-c", script]).output();
     output.ok().and_then(|it| String::from_utf8_lossy(&it.stdout).trim().parse().ok()).unwrap_or(f64::NAN)
 }
-

@@ -150,11 +150,14 @@ mod tests {
     #[test]
     fn rows_are_objects() {
         let rows = rows(&table()).expect("rows");
-        assert_eq!(rows.iter().map(|row| row.get()).collect::<Vec<_>>(), [
-            r#"{"id":1,"text":"é","value":0.5,"flag":true}"#,
-            r#"{"id":null,"text":"","value":null,"flag":null}"#,
-            r#"{"id":-3,"text":null,"value":-0.0,"flag":false}"#,
-        ]);
+        assert_eq!(
+            rows.iter().map(|row| row.get()).collect::<Vec<_>>(),
+            [
+                r#"{"id":1,"text":"é","value":0.5,"flag":true}"#,
+                r#"{"id":null,"text":"","value":null,"flag":null}"#,
+                r#"{"id":-3,"text":null,"value":-0.0,"flag":false}"#,
+            ]
+        );
         let list: Arc<dyn Array> = Arc::new(ListArray::from_iter_primitive::<Int32Type, _, _>([Some(vec![Some(1)])]));
         let nested = RecordBatch::try_from_iter([("l", list)]).expect("a table");
         assert!(matches!(super::rows(&nested), Err(TableError::NoJson { column, .. }) if column == "l"));

@@ -78,8 +78,8 @@ impl Host {
 
 fn returned(plugin: &Plugin, name: &str, result: &RawValue) -> Result<RecordBatch, RpcError> {
     let wrong = |what: String| RpcError::new(ErrorKind::Invalid, format!("`{name}`: {what}")).in_plugin(plugin.name());
-    let Returned { table } =
-        serde_json::from_str(result.get()).map_err(|_| wrong(format!("it returned no table but {:.80}", result.get())))?;
+    let Returned { table } = serde_json::from_str(result.get())
+        .map_err(|_| wrong(format!("it returned no table but {:.80}", result.get())))?;
     let bytes = plugin.detach(&table).map_err(|error| wrong(error.to_string()))?;
     table::read(&bytes).map_err(|error| unfit(name, &error))
 }

@@ -209,9 +209,7 @@ impl Worker {
         self.alone = self.alone.saturating_sub(1);
         match outcomes {
             Ok(outcomes) => outcomes,
-            Err(error) if is_alone => {
-                Outcomes::Each(vec![Outcome { result: Err(error), elapsed: began.elapsed() }])
-            }
+            Err(error) if is_alone => Outcomes::Each(vec![Outcome { result: Err(error), elapsed: began.elapsed() }]),
             Err(error) => {
                 // Nobody is blamed yet: each goes alone next, and whose fault it was fails again.
                 tracing::debug!(plugin = &*self.entry.name, %error, count = self.load.len(), "nothing is known of these");
@@ -221,12 +219,7 @@ impl Worker {
         }
     }
 
-    async fn attempt_alone(
-        &mut self,
-        loaded: &Loaded,
-        chain: &Chain,
-        began: Instant,
-    ) -> Result<Outcomes, RpcError> {
+    async fn attempt_alone(&mut self, loaded: &Loaded, chain: &Chain, began: Instant) -> Result<Outcomes, RpcError> {
         let delivery = &self.load[0];
         let params = deliver(delivery.subscriber.id, &delivery.event, delivery.attempt, chain);
         let result = self.lane().instance.ask(loaded, "event", &params, chain, chain.deadline).await;

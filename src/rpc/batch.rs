@@ -464,10 +464,10 @@ mod tests {
         assert_eq!(rows(r#"{"done":2}"#, 2), ["null", "null"]);
         assert_eq!(rows(r#"{"done":2.0}"#, 2), ["null", "null"]);
         assert_eq!(rows(r#"{"results":[1,{"a":2}]}"#, 2), ["1", r#"{"a":2}"#]);
-        assert_eq!(rows(r#"{"columns":{"a":[1,2],"b\"":["x",null]}}"#, 2), [
-            r#"{"a":1,"b\"":"x"}"#,
-            r#"{"a":2,"b\"":null}"#
-        ]);
+        assert_eq!(
+            rows(r#"{"columns":{"a":[1,2],"b\"":["x",null]}}"#, 2),
+            [r#"{"a":1,"b\"":"x"}"#, r#"{"a":2,"b\"":null}"#]
+        );
         assert_eq!(rows(r#"{"outcomes":[{"result":1},{"error":{}}]}"#, 2), ["2 outcomes"]);
         for wrong in [
             "{}",

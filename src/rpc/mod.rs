@@ -15,8 +15,8 @@ pub use error::{ErrorKind, RpcError};
 pub use frame::{FrameError, take_frame};
 pub use inbound::{Handler, HandlerKind, Inbound, InitializeResult, LoadResult, LogLevel, Outcome, Outcomes, Plea};
 pub use outbound::{
-    Call, CallTable, Cell, Deliver, DeliverBatch, DeliverSeries, EventBody, Filtered, Initialize, Load, Params, PluginId,
-    notification, request, response,
+    Call, CallTable, Cell, Deliver, DeliverBatch, DeliverSeries, EventBody, Filtered, Initialize, Load, Params,
+    PluginId, notification, request, response,
 };
 pub use oversized::{HEAD_BYTES, too_large};
 

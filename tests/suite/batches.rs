@@ -180,7 +180,8 @@ async fn a_handler_that_raises_on_a_table_gets_all_of_it_again_and_then_no_more(
     let mut events = numbers("all", 0..4);
     events.extend(numbers("never", 4..6));
     let results = results(done(host, events).await);
-    let expected = [json!([0, 2]), json!([1, 2]), json!([2, 2]), json!([3, 2]), json!(["never", 2]), json!(["never", 2])];
+    let expected =
+        [json!([0, 2]), json!([1, 2]), json!([2, 2]), json!([3, 2]), json!(["never", 2]), json!(["never", 2])];
     assert_eq!(results, expected);
 }
 
@@ -216,9 +217,18 @@ async fn what_is_no_result_for_each_row_is_done_without_one() {
 
 /// Languages whose errors are values.
 const FAILING: [(&str, &str); 3] = [
-    ("javascript", r#"bridge.on("n", (c, { attempts }) => c.n.map((n, i) => n % 2 && attempts[i] === 1 ? new Error("odd") : [n, attempts[i]]), { batch: "columns" });"#),
-    ("node", r#"bridge.on("n", (c, { attempts }) => c.n.map((n, i) => n % 2 && attempts[i] === 1 ? new Error("odd") : [n, attempts[i]]), { batch: "columns" });"#),
-    ("r", "bridge$on(\"n\", batch = \"columns\", function(c, head) Map(function(n, a) if (n %% 2 == 1 && a == 1) simpleError(\"odd\") else list(n, a), c$n, head$attempts))"),
+    (
+        "javascript",
+        r#"bridge.on("n", (c, { attempts }) => c.n.map((n, i) => n % 2 && attempts[i] === 1 ? new Error("odd") : [n, attempts[i]]), { batch: "columns" });"#,
+    ),
+    (
+        "node",
+        r#"bridge.on("n", (c, { attempts }) => c.n.map((n, i) => n % 2 && attempts[i] === 1 ? new Error("odd") : [n, attempts[i]]), { batch: "columns" });"#,
+    ),
+    (
+        "r",
+        "bridge$on(\"n\", batch = \"columns\", function(c, head) Map(function(n, a) if (n %% 2 == 1 && a == 1) simpleError(\"odd\") else list(n, a), c$n, head$attempts))",
+    ),
 ];
 
 #[tokio::test]

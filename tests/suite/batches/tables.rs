@@ -69,10 +69,9 @@ async fn with_tables(dir: &Path, carrier: &str) -> Option<Host> {
     let manifest = "[delivery]\nlinger = \"100ms\"\n[limits]\ntimeout = \"60s\"\nstartup = \"120s\"\n";
     let folder = plugin(dir, "p", "python", TABLES, manifest);
     let file = folder.join("plugin.toml");
-    let text = fs::read_to_string(&file).expect("written").replace(
-        "bridge = \"1\"\n",
-        &format!("bridge = \"1\"\nkernel = \"with-arrow\"\ncarrier = \"{carrier}\"\n"),
-    );
+    let text = fs::read_to_string(&file)
+        .expect("written")
+        .replace("bridge = \"1\"\n", &format!("bridge = \"1\"\nkernel = \"with-arrow\"\ncarrier = \"{carrier}\"\n"));
     fs::write(&file, text).expect("written");
     let environment = Environment::capture().with_kernels_in(dir.join("kernels"));
     Some(Host::builder().environment(environment).plugin(folder).build().await.expect("a host"))
@@ -109,7 +108,10 @@ async fn tables_come_back_as_tables() {
         }
         assert_eq!(host.call_table("p.frame", &table(3)).await.expect("a frame is a table, too").num_rows(), 3);
         let error = host.call_table("p.number", &table(3)).await.expect_err("no table");
-        assert_eq!((error.kind, error.message.as_str()), (ErrorKind::Invalid, "`p.number`: it returned no table but 3"));
+        assert_eq!(
+            (error.kind, error.message.as_str()),
+            (ErrorKind::Invalid, "`p.number`: it returned no table but 3")
+        );
         let error = host.call_table("p.fail", &table(3)).await.expect_err("raised");
         assert_eq!((error.kind, error.evalue.as_str()), (ErrorKind::Raised, "no"));
         host.shutdown().await;
