@@ -25,6 +25,9 @@ use crate::{
     store::StoredEvent,
 };
 
+/// Most events at once for a handler that asks for columns and not for a number.
+const BATCH: usize = 1000;
+
 /// A plugin in its host.
 pub(crate) struct Entry {
     pub name: Arc<str>,
@@ -95,7 +98,10 @@ pub(crate) struct Subscriber {
     pub topic: Pattern,
     /// Its function's name, for telling apart two handlers of one topic.
     pub name: String,
+    /// Most events at once; 0 for single events.
     pub batch: usize,
+    /// Does it want them column by column?
+    pub columns: bool,
     pub priority: i64,
 }
 
@@ -240,15 +246,21 @@ impl Face {
                 topic: handler.topic.clone(),
                 source,
             })?;
+            let columns = !handler.columns.is_empty();
             // The manifest may lower or raise what the code asks for, but cannot make single-event code take lists.
-            let batch =
-                if handler.batch > 0 && manifest.delivery.batch > 1 { manifest.delivery.batch } else { handler.batch };
+            let batch = match (handler.batch, manifest.delivery.batch) {
+                (0, _) if !columns => 0,
+                (_, Some(batch)) => batch,
+                (0, None) => BATCH,
+                (batch, None) => batch,
+            };
             subscribers.push(Arc::new(Subscriber {
                 id: handler.id,
                 kind: handler.kind,
                 topic,
                 name: handler.name.clone(),
                 batch,
+                columns,
                 priority: handler.priority,
             }));
         }
@@ -282,7 +294,7 @@ impl Subscriber {
     pub fn from_label(label: &str) -> Option<Self> {
         let (topic, name) = label.split_once(' ').unwrap_or((label, ""));
         let topic = Pattern::parse(topic).ok()?;
-        Some(Self { id: 0, kind: HandlerKind::On, topic, name: name.to_owned(), batch: 0, priority: 0 })
+        Some(Self { id: 0, kind: HandlerKind::On, topic, name: name.to_owned(), batch: 0, columns: false, priority: 0 })
     }
 }
 

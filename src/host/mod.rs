@@ -12,6 +12,7 @@
 //! the talking. Calls of plugins come back through [`crate::plugin::HostCalls`], are checked against the manifest on
 //! every hop, and go to a host function or to another plugin as part of the same chain.
 
+mod batch;
 mod builder;
 mod bus;
 mod door;
@@ -27,6 +28,8 @@ mod news;
 mod pool;
 mod shared;
 mod stats;
+#[cfg(feature = "arrow")]
+mod tables;
 mod worker;
 
 use std::{

@@ -227,7 +227,8 @@ impl Plugin {
         let mut plugin = Self {
             name: name.clone(),
             handlers: Vec::new(),
-            takes_series: false,
+            features: Vec::new(),
+            attachments: (client.folder().to_owned(), source.limits.result_bytes),
             seat: seat.clone(),
             death: dead,
             about,
@@ -310,7 +311,7 @@ impl Plugin {
                 bridge: rpc::VERSION,
                 carrier: carrier.name(),
                 plugin: PluginId { name: &source.name, version: &source.version },
-                features: &[],
+                features: rpc::FEATURES,
                 folder: folder.as_deref(),
                 config: &source.config,
             };
@@ -322,9 +323,8 @@ impl Plugin {
                     if language.kernel.child_interpreter {
                         self.tell(Mail::WatchInterpreter).await;
                     }
-                    let has = |wanted: &str| result.features.iter().any(|feature| feature == wanted);
-                    self.takes_series = has(rpc::SERIES);
-                    way.takes_batches = has(rpc::BATCH);
+                    way.takes_batches = result.features.iter().any(|feature| feature == rpc::BATCH);
+                    self.features = result.features;
                     return self.send_source(source, way, deadline).await;
                 }
                 Ok(result) => return Err(LoadError::Version { found: result.bridge }),

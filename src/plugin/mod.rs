@@ -10,6 +10,8 @@
 //! ([`crate::chain`]). All it knows of the host is the trait [`HostCalls`].
 
 mod actor;
+#[cfg(feature = "arrow")]
+mod attachment;
 mod load;
 mod pipe;
 mod prints;
@@ -20,6 +22,7 @@ mod turn;
 use std::{
     fmt,
     future::Future,
+    path::PathBuf,
     pin::Pin,
     sync::{Arc, Mutex, PoisonError},
     time::{Duration, Instant},
@@ -150,7 +153,10 @@ pub enum PluginNews {
 pub struct Plugin {
     name: Arc<str>,
     handlers: Vec<Handler>,
-    takes_series: bool,
+    features: Vec<String>,
+    /// The kernel's private folder, and how large a file of the shim's may be.
+    #[cfg_attr(not(feature = "arrow"), expect(dead_code))]
+    attachments: (PathBuf, u64),
     seat: Arc<str>,
     death: watch::Receiver<Option<RpcError>>,
     about: About,
@@ -248,9 +254,9 @@ impl Plugin {
         self.death.clone()
     }
 
-    /// Does its shim know `series`?
-    pub fn takes_series(&self) -> bool {
-        self.takes_series
+    /// Does its shim have this feature, [`rpc::SERIES`] or another?
+    pub fn has_feature(&self, name: &str) -> bool {
+        self.features.iter().any(|feature| feature == name)
     }
 
     /// What is known of its interpreter.

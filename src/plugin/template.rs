@@ -28,6 +28,7 @@ pub(super) fn handlers(template: &Template) -> Vec<Handler> {
         topic: topic.into(),
         name: name.into(),
         batch: 0,
+        columns: String::new(),
         priority: 0,
         doc: String::new(),
     };
