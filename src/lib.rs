@@ -22,3 +22,4 @@ pub mod store;
 pub mod suggest;
 pub mod supervision;
 pub mod wire;
+pub mod zmtp;

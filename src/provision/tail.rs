@@ -12,14 +12,23 @@ const KEPT_BYTES: usize = 64 * 1024;
 
 /// The last 64 KiB that a process wrote to its own stdout and stderr.
 #[derive(Debug, Clone, Default)]
-pub struct Tail(Arc<Mutex<VecDeque<u8>>>);
+pub struct Tail {
+    kept: Arc<Mutex<VecDeque<u8>>>,
+    /// Lines in which one of these occurs are not shown.
+    noise: Arc<[String]>,
+}
 
 impl Tail {
+    /// Of a process that writes lines which tell nobody anything.
+    pub fn without(noise: &[String]) -> Self {
+        Self { noise: noise.into(), ..Self::default() }
+    }
+
     /// Read until the end. Never blocks the process, whatever it writes.
     pub async fn fill_from(self, mut pipe: impl AsyncRead + Unpin) {
         let mut buffer = [0; 4096];
         while let Ok(size @ 1..) = pipe.read(&mut buffer).await {
-            let mut kept = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+            let mut kept = self.kept.lock().unwrap_or_else(PoisonError::into_inner);
             kept.extend(&buffer[..size]);
             let excess = kept.len().saturating_sub(KEPT_BYTES);
             kept.drain(..excess);
@@ -28,8 +37,10 @@ impl Tail {
 
     /// What is kept, as text.
     pub fn text(&self) -> String {
-        let mut kept = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        String::from_utf8_lossy(kept.make_contiguous()).trim_end().to_owned()
+        let mut kept = self.kept.lock().unwrap_or_else(PoisonError::into_inner);
+        let text = String::from_utf8_lossy(kept.make_contiguous());
+        let is_noise = |line: &str| self.noise.iter().any(|noise| line.contains(noise.as_str()));
+        text.split_inclusive('\n').filter(|line| !is_noise(line)).collect::<String>().trim_end().to_owned()
     }
 }
 
@@ -44,5 +55,12 @@ mod tests {
         tail.clone().fill_from(text.as_bytes()).await;
         assert_eq!(tail.text().len(), KEPT_BYTES - 1);
         assert!(tail.text().ends_with("xthe end"));
+    }
+
+    #[tokio::test]
+    async fn noise_is_left_out() {
+        let tail = Tail::without(&["over TCP".into()]);
+        tail.clone().fill_from(&b"first\r\n[App] WARNING | over TCP without\nlast\n"[..]).await;
+        assert_eq!(tail.text(), "first\r\nlast");
     }
 }
