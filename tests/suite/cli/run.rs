@@ -64,7 +64,9 @@ fn a_kernels_last_output_is_shown_once() {
     }
     let _one = one_at_a_time();
     let desk = Desk::new();
-    let code = "import os\n@bridge.on('die')\ndef die(event):\n    os.write(2, b'last words\\nand more\\n')\n    os._exit(3)\n";
+    // To the kernel's own stderr: what goes to the plugin's is an output, and lost when the process ends at once.
+    let code = "import os, sys\n@bridge.on('die')\ndef die(event):\n    \
+                os.write(sys.stderr._original_stdstream_copy, b'last words\\nand more\\n')\n    os._exit(3)\n";
     desk.python("p", "[delivery]\nattempts = 1\n", code);
     let args = ["run", "p", "--topic", "die", "--events", "-", "--state", ":memory:"];
     let ended = desk.run_with(&args, "1\n").with(1);
