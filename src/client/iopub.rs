@@ -2,7 +2,7 @@
 
 use std::{sync::Arc, time::Duration};
 
-use tokio::{sync::mpsc, time::sleep};
+use tokio::{sync::mpsc, task::coop::consume_budget, time::sleep};
 
 use crate::{
     channels::Iopub,
@@ -45,6 +45,8 @@ pub(super) struct Drain {
 impl Drain {
     pub async fn run(mut self) {
         loop {
+            // A flood comes with thousands in one piece, and the host may have one thread for all its plugins.
+            consume_budget().await;
             let frames = match self.iopub.recv().await {
                 Ok(frames) => frames,
                 Err(error) => {

@@ -5,6 +5,7 @@ use std::{collections::HashMap, sync::Arc, time::Duration};
 use bytes::Bytes;
 use tokio::{
     sync::{Semaphore, mpsc, oneshot, watch},
+    task::coop::consume_budget,
     time::sleep,
 };
 use zeromq::ZmqError;
@@ -95,6 +96,8 @@ enum Happened {
 impl Task {
     pub async fn run(mut self) {
         let exit = loop {
+            // As in the iopub task.
+            consume_budget().await;
             match self.next().await {
                 Happened::Command(Some(command)) => self.obey(command).await,
                 // All handles are gone.
