@@ -3,11 +3,10 @@
 use std::{
     io,
     path::{Path, PathBuf},
-    sync::{Arc, RwLock, atomic::AtomicUsize},
+    sync::{Arc, RwLock},
 };
 
 use futures_util::future::join_all;
-use tokio::sync::Notify;
 
 use crate::{
     discover::{
@@ -22,6 +21,7 @@ use crate::{
         lane::{Entry, Lane},
         ledger::{Ledger, work_off},
         news::Newsroom,
+        pending::Pending,
         shared::Shared,
         stats::Meter,
         worker::Worker,
@@ -45,6 +45,7 @@ pub struct HostBuilder {
     state: Option<PathBuf>,
     kernelspecs: Vec<PathBuf>,
     environment: Option<Environment>,
+    leaves_backlog: bool,
 }
 
 /// Why a host could not be started.
@@ -149,6 +150,17 @@ impl HostBuilder {
         self
     }
 
+    /// Leave to other hosts what is in the store: events that an earlier or another process left there, and what the
+    /// command line asks of a running host. For one call, beside a host that works or instead of one that will.
+    ///
+    /// Events that are emitted all the same are delivered, unless their plugin has events in the store already or no
+    /// place in memory; then they join those, and the next host delivers them.
+    #[must_use]
+    pub fn leave_backlog(mut self) -> Self {
+        self.leaves_backlog = true;
+        self
+    }
+
     /// Also look for language folders in this folder.
     #[must_use]
     pub fn kernelspecs(mut self, dir: impl Into<PathBuf>) -> Self {
@@ -193,8 +205,7 @@ impl HostBuilder {
             manifests: manifests.iter().map(|(manifest, _)| (manifest.name.clone(), manifest.clone())).collect(),
             meters: manifests.iter().map(|(manifest, _)| (manifest.name.clone(), Arc::<Meter>::default())).collect(),
             entries: RwLock::default(),
-            pending: AtomicUsize::new(0),
-            drained: Notify::new(),
+            pending: Pending::new(),
         });
         let (discovery, languages) = if manifests.is_empty() {
             (None, Languages::default())
@@ -210,19 +221,23 @@ impl HostBuilder {
         let door: Arc<dyn HostCalls> = Arc::new(Door(Arc::downgrade(&shared)));
         let loading = prepared.into_iter().map(|(manifest, runtime, source)| {
             let recipe = Recipe { manifest, runtime, source, door: door.clone(), graph: shared.graph.clone() };
-            start(recipe, &shared)
+            start(recipe, &shared, !self.leaves_backlog)
         });
         let (entries, keepers): (Vec<Arc<Entry>>, Vec<Vec<Keeper>>) =
             join_all(loading).await.into_iter().collect::<Result<Vec<_>, _>>()?.into_iter().unzip();
         *shared.entries.write().unwrap_or_else(std::sync::PoisonError::into_inner) = Arc::new(entries.clone());
         let mut tasks = Vec::new();
         for entry in &entries {
-            shared.found(entry, entry.ledger.look()?);
-            tasks.push(tokio::spawn(work_off(Arc::downgrade(&shared), entry.clone())));
+            if self.leaves_backlog {
+                entry.ledger.look(drop)?;
+            } else {
+                entry.ledger.look(|new| shared.found(entry, new))?;
+                tasks.push(tokio::spawn(work_off(Arc::downgrade(&shared), entry.clone())));
+            }
             let workers = (0..entry.lanes.len()).map(|lane| Worker::new(shared.clone(), entry.clone(), lane));
             tasks.extend(workers.map(|worker| tokio::spawn(worker.run())));
         }
-        if self.state.is_some() {
+        if self.state.is_some() && !self.leaves_backlog {
             tasks.push(tokio::spawn(errands(Arc::downgrade(&shared))));
         }
         let keepers = keepers.into_iter().flatten().map(|keeper| tokio::spawn(keeper.run()));
@@ -231,7 +246,7 @@ impl HostBuilder {
 }
 
 /// Start all kernels of a plugin.
-async fn start(recipe: Recipe, shared: &Arc<Shared>) -> Result<(Arc<Entry>, Vec<Keeper>), BuildError> {
+async fn start(recipe: Recipe, shared: &Arc<Shared>, works_off: bool) -> Result<(Arc<Entry>, Vec<Keeper>), BuildError> {
     let manifest = recipe.manifest.clone();
     let count = manifest.delivery.instances;
     let started = join_all((1..=count).map(|number| {
@@ -250,7 +265,7 @@ async fn start(recipe: Recipe, shared: &Arc<Shared>) -> Result<(Arc<Entry>, Vec<
         keepers.push(keeper);
     }
     let meter = shared.meters.get(&manifest.name).cloned().unwrap_or_default();
-    let ledger = Arc::new(Ledger::new(shared.store.clone(), &manifest.name, manifest.delivery.journal));
+    let ledger = Arc::new(Ledger::new(shared.store.clone(), &manifest.name, manifest.delivery.journal, works_off));
     // There is at least one instance, and it was loaded.
     let face = face.unwrap_or_default();
     Ok((Arc::new(Entry::new(manifest, meter, lanes, ledger, face)), keepers))

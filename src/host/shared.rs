@@ -2,12 +2,11 @@
 
 use std::{
     collections::HashMap,
-    sync::{Arc, PoisonError, RwLock, atomic::AtomicUsize},
+    sync::{Arc, PoisonError, RwLock},
     time::{Duration, Instant},
 };
 
 use serde_json::value::RawValue;
-use tokio::sync::Notify;
 
 use crate::{
     chain::Chain,
@@ -17,6 +16,7 @@ use crate::{
         instance::Instance,
         lane::Entry,
         news::Newsroom,
+        pending::Pending,
         stats::{Meter, PluginStats},
     },
     manifest::Manifest,
@@ -38,8 +38,7 @@ pub(crate) struct Shared {
     /// In the order in which they were named; complete once all are loaded.
     pub entries: RwLock<Arc<Vec<Arc<Entry>>>>,
     /// Deliveries accepted and not yet done.
-    pub pending: AtomicUsize,
-    pub drained: Notify,
+    pub pending: Pending,
 }
 
 impl Shared {
