@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use tokio::sync::mpsc;
+use tokio::{sync::mpsc, task::coop::consume_budget};
 
 use crate::{
     channels::{Arrival, Iopub, MESSAGE_BYTES},
@@ -45,6 +45,8 @@ pub(super) struct Drain {
 impl Drain {
     pub async fn run(mut self) {
         loop {
+            // A flood comes with thousands in one piece, and the host may have one thread for all its plugins.
+            consume_budget().await;
             let frames = match self.iopub.recv().await {
                 Ok(Arrival::Message(frames)) => frames,
                 Ok(Arrival::Refused(refusal)) => {

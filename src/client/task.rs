@@ -3,7 +3,10 @@
 use std::{collections::HashMap, sync::Arc};
 
 use bytes::Bytes;
-use tokio::sync::{Semaphore, mpsc, oneshot, watch};
+use tokio::{
+    sync::{Semaphore, mpsc, oneshot, watch},
+    task::coop::consume_budget,
+};
 
 use crate::{
     channels::{self, Arrival, ChannelError, MESSAGE_BYTES},
@@ -101,6 +104,8 @@ enum Happened {
 impl Task {
     pub async fn run(mut self) {
         let exit = loop {
+            // As in the iopub task.
+            consume_budget().await;
             match self.next().await {
                 Happened::Command(Some(command)) => self.obey(command).await,
                 // All handles are gone.
