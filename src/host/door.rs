@@ -6,6 +6,7 @@ use serde_json::value::RawValue;
 use tokio::time::timeout_at;
 
 use crate::{
+    blob::Parcel,
     chain::Chain,
     host::{Event, News, functions::Caller, shared::Shared},
     plugin::{Answer, Emission, HostCalls, PluginNews},
@@ -26,7 +27,7 @@ impl Door {
         chain: Chain,
         name: &str,
         args: Box<RawValue>,
-    ) -> Result<Answer<Box<RawValue>>, RpcError> {
+    ) -> Result<Answer<Parcel>, RpcError> {
         let shared = self.shared()?;
         if let Some(meter) = shared.meters.get(plugin) {
             meter.count(|stats| stats.calls += 1);
@@ -84,7 +85,7 @@ impl Door {
 pub(super) const INPUT: &str = "host.input";
 
 impl HostCalls for Door {
-    fn call(&self, plugin: &str, chain: Chain, name: String, args: Box<RawValue>) -> Answer<Box<RawValue>> {
+    fn call(&self, plugin: &str, chain: Chain, name: String, args: Box<RawValue>) -> Answer<Parcel> {
         self.call(plugin, chain, &name, args).unwrap_or_else(|error| Box::pin(std::future::ready(Err(error))))
     }
 

@@ -1,6 +1,7 @@
 //! A plugin in its host: what it registered, and the lanes on which its events wait for its kernels.
 
 use std::{
+    borrow::Cow,
     hash::{DefaultHasher, Hash, Hasher},
     sync::{Arc, PoisonError, RwLock},
 };
@@ -8,6 +9,7 @@ use std::{
 use serde_json::Value;
 
 use crate::{
+    blob::inline,
     host::{BuildError, Event, instance::Instance, ledger::Ledger, stats::Meter},
     manifest::Manifest,
     pattern::Pattern,
@@ -209,7 +211,8 @@ impl Delivery {
             topic: self.event.topic.to_string(),
             time: self.event.time.to_string(),
             key: self.event.key.as_ref().map(|key| key.to_string()),
-            data: self.event.data.get().to_owned(),
+            // What is in the store outlives all blobs. They are held, so it does not fail.
+            data: inline(self.event.data.get()).map_or_else(|_| self.event.data.get().to_owned(), Cow::into_owned),
         }
     }
 }

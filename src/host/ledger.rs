@@ -18,6 +18,7 @@ use serde_json::value::RawValue;
 use tokio::sync::Notify;
 
 use crate::{
+    blob::Held,
     host::{
         Event,
         lane::{Delivery, Entry, Subscriber},
@@ -264,6 +265,7 @@ fn delivery(row: &Waiting) -> Option<Delivery> {
             time: event.time.into(),
             key: event.key.map(Into::into),
             data: RawValue::from_string(event.data).ok()?.into(),
+            held: Held::default(),
         },
     })
 }

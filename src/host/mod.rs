@@ -39,6 +39,7 @@ use serde_json::value::RawValue;
 use tokio::task::JoinHandle;
 
 use crate::{
+    blob::Parcel,
     chain::Chain,
     plugin::About,
     rpc::{Cell, ErrorKind, Handler, Load, RpcError},
@@ -125,12 +126,12 @@ impl Host {
         typed(name, &self.call_raw(name, &args).await?)
     }
 
-    /// As [`Host::call`], with arguments and result as JSON.
+    /// As [`Host::call`], with arguments and result as JSON. The blobs that the result names live as long as it does.
     ///
     /// # Errors
     ///
     /// As [`Host::call`].
-    pub async fn call_raw(&self, name: &str, args: &RawValue) -> Result<Box<RawValue>, RpcError> {
+    pub async fn call_raw(&self, name: &str, args: &RawValue) -> Result<Parcel, RpcError> {
         call_root(&self.shared, name, args).await
     }
 

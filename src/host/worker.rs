@@ -6,10 +6,10 @@ use std::{
     time::{Duration, Instant},
 };
 
-use serde_json::value::RawValue;
 use tokio::time::sleep;
 
 use crate::{
+    blob::Parcel,
     chain::Chain,
     host::{
         News,
@@ -46,7 +46,7 @@ pub(super) struct Worker {
 
 /// What came of one event.
 struct Outcome {
-    result: Result<Box<RawValue>, RpcError>,
+    result: Result<Parcel, RpcError>,
     elapsed: Duration,
 }
 
@@ -257,7 +257,7 @@ impl Worker {
     }
 
     /// From `fewest` outcomes to one for each event of the load.
-    fn outcomes(&self, result: &RawValue, fewest: usize, elapsed: Duration) -> Result<Vec<Outcome>, RpcError> {
+    fn outcomes(&self, result: &Parcel, fewest: usize, elapsed: Duration) -> Result<Vec<Outcome>, RpcError> {
         let invalid = |message| RpcError::new(ErrorKind::Invalid, message).in_plugin(&self.entry.name);
         let Outcomes { outcomes } = serde_json::from_str(result.get())
             .map_err(|error| invalid(format!("the shim's outcomes do not fit the protocol: {error}")))?;
@@ -267,21 +267,22 @@ impl Worker {
         let outcomes = outcomes.into_iter().map(|outcome| Outcome {
             result: match outcome.error {
                 Some(error) => Err(RpcError::from_json(&error).by_plugin(&self.entry.name)),
-                None => Ok(outcome.result.unwrap_or_else(rpc::null)),
+                None => Ok(Parcel::new(outcome.result.unwrap_or_else(rpc::null), result.held().clone())),
             },
             elapsed: outcome.ms.and_then(|ms| Duration::try_from_secs_f64(ms / 1000.0).ok()).unwrap_or(elapsed),
         });
         Ok(outcomes.collect())
     }
 
-    fn handled(&self, delivery: Delivery, result: Box<RawValue>, elapsed: Duration) {
+    fn handled(&self, delivery: Delivery, result: Parcel, elapsed: Duration) {
         self.entry.meter.count(|stats| stats.handled += 1);
         if self.shared.newsroom.anybody() {
-            let plugin = self.entry.name.clone();
+            let (plugin, (result, held)) = (self.entry.name.clone(), result.into_parts());
             self.shared.newsroom.publish(&News::Handled {
                 plugin,
                 event: delivery.event,
                 result: result.into(),
+                held,
                 elapsed,
             });
         }

@@ -8,13 +8,14 @@ use std::{
 };
 
 use serde::de::DeserializeOwned;
-use serde_json::{Map, Value, value::RawValue};
+use serde_json::{Map, Value};
 use tokio::{
     sync::{mpsc, watch},
     task::JoinHandle,
 };
 
 use crate::{
+    blob::{BlobError, Outbox, Pool},
     chain::Chain,
     client::{ClientError, Executed, KernelClient, LaunchOptions, Output},
     language::{Interrupt, Language},
@@ -86,6 +87,9 @@ pub enum LoadError {
     /// The kernel could not be started.
     #[error(transparent)]
     Client(#[from] ClientError),
+    /// The kernel's folder for large values could not be opened.
+    #[error(transparent)]
+    Blob(#[from] BlobError),
     /// The kernel has no shim and the plugin no template.
     #[error(
         "kernelspec `{kernelspec}` has no language folder and so no shim; a plugin for it needs a `[template]` in its \
@@ -145,7 +149,10 @@ impl Plugin {
     ) -> Result<Self, LoadError> {
         let began = Instant::now();
         let deadline = began + source.limits.startup;
-        let mut client = KernelClient::launch(launch_options(runtime, Some(source))).await?;
+        let mut options = launch_options(runtime, Some(source));
+        let pool = Pool::get().inspect_err(|error| tracing::warn!(%error, "large values are sent by value")).ok();
+        options.spec.blobs = pool.as_ref().filter(|_| source.template.is_none()).map(|pool| pool.path().to_owned());
+        let mut client = KernelClient::launch(options).await?;
         let outputs = client.take_outputs();
         let name: Arc<str> = source.name.as_str().into();
         let about = About {
@@ -201,6 +208,8 @@ impl Plugin {
                 execute(&client, runtime, bootstrap, deadline).await?;
                 let limit_bytes = usize::try_from(source.limits.result_bytes).unwrap_or(usize::MAX);
                 let (carrier, is_async, state) = (Carrier::Pipe, false, State::default());
+                let outbox = pool.zip(client.process().blobs());
+                let outbox = outbox.map(|(pool, path)| Outbox::open(pool, path, source.sandbox.read_only)).transpose()?;
                 let actor = Actor {
                     name,
                     seat,
@@ -210,6 +219,7 @@ impl Plugin {
                     carrier,
                     is_async,
                     limit_bytes,
+                    outbox,
                     prints,
                     host,
                     graph,
@@ -254,6 +264,9 @@ impl Plugin {
                     self.about.carrier = Some(carrier);
                     if language.kernel.child_interpreter {
                         self.tell(Mail::WatchInterpreter).await;
+                    }
+                    if result.features.iter().any(|feature| feature == rpc::BLOB) {
+                        self.tell(Mail::TakeBlobs).await;
                     }
                     self.takes_series = result.features.iter().any(|feature| feature == rpc::SERIES);
                     return self.send_source(source, carrier, deadline).await;
@@ -304,7 +317,7 @@ impl Plugin {
         deadline: Instant,
     ) -> Result<T, RpcError> {
         let chain = Chain::root(format!("{method} {}", self.name), deadline);
-        let result: Box<RawValue> = self.request(method, params, &chain, deadline).await?;
+        let result = self.request(method, params, &chain, deadline).await?;
         serde_json::from_str(result.get()).map_err(|error| {
             let message = format!("the shim's answer to `{method}` does not fit the protocol: {error}");
             RpcError::new(rpc::ErrorKind::Invalid, message).in_plugin(&self.name)
@@ -335,6 +348,7 @@ pub fn launch_options(runtime: &Runtime, source: Option<&PluginSource>) -> Launc
             writes_where_started: behaviour.writes_where_started,
             limits: source.map(|source| process_limits(&source.limits)).unwrap_or_default(),
             files,
+            blobs: None,
         },
         startup: source.map_or(STARTUP, |source| source.limits.startup),
         interrupt: behaviour.interrupt.unwrap_or(runtime.interrupt),

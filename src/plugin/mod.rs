@@ -32,6 +32,7 @@ use tokio::{
 };
 
 use crate::{
+    blob::Parcel,
     chain::{Chain, WaitGraph},
     client::{ClientError, Output, Prober},
     rpc::{self, Handler, LogLevel, Params, RpcError},
@@ -71,7 +72,7 @@ pub type Answer<T> = Pin<Box<dyn Future<Output = Result<T, RpcError>> + Send>>;
 /// All that a plugin knows of the host.
 pub trait HostCalls: Send + Sync + 'static {
     /// `plugin` calls a function of the host or of another plugin. `chain` is that of the request it serves.
-    fn call(&self, plugin: &str, chain: Chain, name: String, args: Box<RawValue>) -> Answer<Box<RawValue>>;
+    fn call(&self, plugin: &str, chain: Chain, name: String, args: Box<RawValue>) -> Answer<Parcel>;
     /// `plugin` emits an event.
     fn emit(&self, plugin: &str, chain: Chain, event: Emission) -> Answer<()>;
     /// Something that needs no answer. Must not block.
@@ -173,6 +174,8 @@ enum Mail {
         carrier: Carrier,
         is_async: bool,
     },
+    /// The shim has the feature [`BLOB`](rpc::BLOB).
+    TakeBlobs,
     /// Whatever the kernel has started by now is the interpreter.
     WatchInterpreter,
     Stop {
@@ -190,7 +193,7 @@ struct Job {
     params: Box<RawValue>,
     chain: Chain,
     deadline: Instant,
-    reply: oneshot::Sender<Result<Box<RawValue>, RpcError>>,
+    reply: oneshot::Sender<Result<Parcel, RpcError>>,
 }
 
 /// The graph of who waits for whom, shared by all plugins of a host.
@@ -243,11 +246,11 @@ impl Plugin {
         args: &RawValue,
         chain: &Chain,
         deadline: Instant,
-    ) -> Result<Box<RawValue>, RpcError> {
+    ) -> Result<Parcel, RpcError> {
         self.request("call", &rpc::Call { name, chain: &chain.path, args }, chain, deadline).await
     }
 
-    /// Send a request with parameters of [`crate::rpc`].
+    /// Send a request with parameters of [`crate::rpc`]. The blobs that they name have to be held until it returns.
     ///
     /// # Errors
     ///
@@ -258,7 +261,7 @@ impl Plugin {
         params: &impl Params,
         chain: &Chain,
         deadline: Instant,
-    ) -> Result<Box<RawValue>, RpcError> {
+    ) -> Result<Parcel, RpcError> {
         let count = params.count();
         let params = serde_json::value::to_raw_value(params)
             .map_err(|error| RpcError::new(rpc::ErrorKind::Invalid, error.to_string()))?;

@@ -26,6 +26,9 @@ pub const VERSION: &str = "1";
 /// The feature of a shim that takes several events at once for handlers of single events, with `series`.
 pub const SERIES: &str = "series";
 
+/// The feature of a shim that reads and writes large values by reference.
+pub const BLOB: &str = "blob";
+
 /// JSON `null`.
 pub fn null() -> Box<RawValue> {
     RawValue::NULL.to_owned()

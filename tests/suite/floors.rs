@@ -8,7 +8,7 @@ use crate::support::root;
 const FLOORS: &[&[&str]] = &[
     &["chain", "connection", "kernelspec", "language", "manifest", "notebook", "pattern", "rpc", "suggest", "wire"],
     &["channels", "discover", "install", "provision", "queue", "store"],
-    &["client"],
+    &["blob", "client"],
     &["supervision"],
     &["plugin"],
     &["doctor", "host"],

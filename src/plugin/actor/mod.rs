@@ -1,5 +1,6 @@
 //! The task that owns a plugin's kernel: turns, the stack of requests and calls, deadlines.
 
+mod blobs;
 mod calls;
 mod ending;
 mod expiry;
@@ -16,10 +17,10 @@ use futures_util::{
     future::{AbortHandle, Aborted},
     stream::FuturesUnordered,
 };
-use serde_json::value::RawValue;
 use tokio::sync::{mpsc, oneshot, watch};
 
 use crate::{
+    blob::{Held, Outbox, Parcel},
     chain::Chain,
     client::KernelClient,
     language::Language,
@@ -51,6 +52,8 @@ pub(super) struct Actor {
     pub carrier: Carrier,
     pub is_async: bool,
     pub limit_bytes: usize,
+    /// Where its kernel puts large values.
+    pub outbox: Option<Outbox>,
     pub prints: Arc<Prints>,
     pub host: Arc<dyn HostCalls>,
     pub graph: SharedGraph,
@@ -69,6 +72,8 @@ pub(super) struct State {
     children: FuturesUnordered<Pin<Box<dyn Future<Output = ()> + Send>>>,
     next_id: u64,
     next_token: u64,
+    /// The shim has the feature [`rpc::BLOB`].
+    takes_blobs: bool,
     /// The shim became ready over this carrier before, so if it does not again, it is gone.
     worked: bool,
     /// Requests whose turn ended under them. If another turn opens they were cancelled; if not, the interpreter is gone:
@@ -81,8 +86,8 @@ pub(super) struct State {
 
 /// A call of the plugin's under way, with its token.
 type HostCall = Pin<Box<dyn Future<Output = (u64, CallOutcome)> + Send>>;
-type Reply = oneshot::Sender<Result<Box<RawValue>, RpcError>>;
-type CallOutcome = Result<Result<Box<RawValue>, RpcError>, Aborted>;
+type Reply = oneshot::Sender<Result<Parcel, RpcError>>;
+type CallOutcome = Result<Result<Parcel, RpcError>, Aborted>;
 
 struct Queued {
     job: Job,
@@ -119,9 +124,20 @@ enum Frame {
         /// Who waits for it wants to know what was done of it, also after the deadline.
         is_patient: bool,
         fate: Fate,
+        /// What its parameters name.
+        _params: Held,
+        /// What the last answer to a call of its names: the shim has read an answer before it calls again.
+        answer: Held,
     },
     /// The plugin waits for us.
-    Waiting { id: u64, token: u64, abort: AbortHandle, answer: Option<Result<Box<RawValue>, RpcError>> },
+    Waiting {
+        id: u64,
+        token: u64,
+        abort: AbortHandle,
+        /// What its arguments name.
+        _args: Held,
+        answer: Option<Result<Parcel, RpcError>>,
+    },
 }
 
 /// How far a request has been given up.
@@ -184,6 +200,7 @@ impl Actor {
                     (self.carrier, self.is_async) = (carrier, is_async);
                     self.end_turn();
                 }
+                Happened::Mail(Some(Mail::TakeBlobs)) => self.state.takes_blobs = true,
                 Happened::Mail(Some(Mail::WatchInterpreter)) => self.watch_interpreter(),
                 Happened::Mail(Some(Mail::Stop { grace, done })) => {
                     self.cut_short();
@@ -312,11 +329,11 @@ impl Actor {
     }
 
     fn start(&mut self, index: usize) {
-        if let Some(error) =
-            self.state.queued.get(index).and_then(|queued| self.too_large(queued.job.params.get().len()))
-        {
-            return self.fail_queued(index, error);
-        }
+        let packed = match self.state.queued.get(index).map(|queued| self.pack(&queued.job.params)) {
+            Some(Ok(packed)) => packed,
+            Some(Err(error)) => return self.fail_queued(index, error),
+            None => return,
+        };
         let Some(Queued { job, told }) = self.state.queued.remove(index) else { return };
         {
             let mut graph = self.graph.lock().unwrap_or_else(PoisonError::into_inner);
@@ -330,7 +347,8 @@ impl Actor {
         }
         self.state.next_id += 1;
         let id = self.state.next_id;
-        let message = rpc::request(id, job.method, &job.params);
+        let (params, held) = packed;
+        let message = rpc::request(id, job.method, params.as_ref().unwrap_or(&job.params));
         let reply = Some(job.reply);
         self.state.stack.push(Frame::Serving {
             id,
@@ -339,6 +357,8 @@ impl Actor {
             reply,
             is_patient: job.method == rpc::SERIES,
             fate: Fate::Running,
+            _params: held,
+            answer: Held::default(),
         });
         self.send(message);
     }
