@@ -58,7 +58,7 @@
   function blobOut(view) {
     const bytes = view instanceof Uint8Array && !view.shape, chunks = [];
     const { buffer, byteOffset, byteLength: size, length, shape = [length], dtype = typeOf(view) } = view;
-    const [data, path] = [Buffer.from(buffer, byteOffset, size), `${process.env.KERNELBRIDGE_BLOBS}/${++blobs}`];
+    const data = Buffer.from(buffer, byteOffset, size), path = `${process.env.KERNELBRIDGE_BLOBS}/${++blobs}`;
     const blob = { $blob: chunks, dtype, shape, bytes: bytes || undefined };
     if (carrier !== pipe || size < 65536) {
       for (let at = 0; at < size; at += 786432) chunks.push(data.toString("base64", at, Math.min(at + 786432, size)));
@@ -74,12 +74,13 @@
   }
   function blobIn({ $blob: content, dtype, shape, bytes }) {
     let data;
-    if (Array.isArray(content)) data = new Uint8Array(Buffer.concat(content.map((text) => Buffer.from(text, "base64"))));
-    else {
+    if (Array.isArray(content)) {
+      data = new Uint8Array(Buffer.concat(content.map((text) => Buffer.from(text, "base64"))));
+    } else {
       const file = fs.openSync(content, "r");
       try {
         data = new Uint8Array(fs.fstatSync(file).size);
-        for (let at = 0; at < data.length;) at += fs.readSync(file, data, at) || stop("an array is shorter than it was");
+        for (let at = 0, more = 1; more; at += more) more = fs.readSync(file, data, at, data.length - at, null);
       } finally {
         fs.closeSync(file);
       }

@@ -37,7 +37,8 @@ function value = __bridge_unblob__ (value)
     return;
   endif
   content = value.("$blob"); shape = value.shape; if (iscell (shape)) shape = [shape{:}]; endif
-  kind = regexprep (value.dtype, {"^f64$", "^f32$", "^i(\\d)", "^u(\\d)", "^bool$"}, {"double", "single", "int$1", "uint$1", "uint8"});
+  kind = regexprep (value.dtype, {"^f64$", "^f32$", "^i(\\d)", "^u(\\d)", "^bool$"}, ...
+                    {"double", "single", "int$1", "uint$1", "uint8"});
   if (ischar (content) && ! isempty (content))
     file = fopen (content, "r"); if (file < 0) error ("there is no blob %s", content); endif
     data = fread (file, Inf, [kind "=>" kind], 0, "ieee-le"); fclose (file);
@@ -60,7 +61,8 @@ function value = __bridge_blob__ (data)
     bytes = typecast (data(:), "uint8")(:)'; content = {};
     for at = 1:786432:numel (bytes) content{end+1} = matlab.net.base64encode (bytes(at:min (at + 786431, end))); endfor
   else
-    content = fullfile (getenv ("KERNELBRIDGE_BLOBS"), sprintf ("%d", ++__bridge__.blobs)); file = fopen (content, "w");
+    content = fullfile (getenv ("KERNELBRIDGE_BLOBS"), sprintf ("%d", ++__bridge__.blobs));
+    file = fopen (content, "w");
     if (file < 0 || fwrite (file, data, class (data), 0, "ieee-le") < numel (data) || fclose (file) < 0)
       error ("a value of %d bytes cannot be written to %s", sizeof (data), content);
     endif

@@ -29,8 +29,9 @@ def _kernelbridge():
         def __getattr__(self, name): return self[name] if name in self else self.__getattribute__(name)
 
     # ---- Values
-    dtypes = dict(d="f64", f="f32", q="i64", l="i64", i="i32", h="i16", b="i8", Q="u64", L="u64", I="u32", H="u16", B="u8")
-    dtypes["?"], formats = "bool", {name: code for code, name in [*dtypes.items(), ("?", "bool")]}
+    dtypes = {"d": "f64", "f": "f32", "l": "i64", "q": "i64", "i": "i32", "h": "i16", "b": "i8",
+              "L": "u64", "Q": "u64", "I": "u32", "H": "u16", "B": "u8", "?": "bool"}
+    formats = {name: code for code, name in dtypes.items()}
     outbox, numbers = os.environ.get("KERNELBRIDGE_BLOBS"), itertools.count(1)
 
     def blob(data, dtype, shape, **more):  # a file that the host takes over, or the same in chunks

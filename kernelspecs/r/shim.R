@@ -30,6 +30,7 @@ local({
     text[is.infinite(x)] <- "null"
     text
   }
+  base64 <- function(x) gsub("\n", "", jsonlite::base64_enc(x), fixed = TRUE)  # a line feed would end the string
   encode <- function(x) {
     if (is.null(x)) return("null")
     if (is_large(x)) return(encode(blob(x)))
@@ -43,7 +44,7 @@ local({
     }
     text <- switch(typeof(x),
       character = quoted(x), double = decimal(x), integer = as.character(x), logical = c("false", "true")[x + 1L],
-      complex = quoted(as.character(x)), raw = return(paste0("{\"$bytes\":\"", jsonlite::base64_enc(x), "\"}")),
+      complex = quoted(as.character(x)), raw = return(paste0("{\"$bytes\":\"", base64(x), "\"}")),
       stop("a value of type ", typeof(x), " has no JSON form", call. = FALSE))
     text[is.na(x)] <- "null"
     if (length(text) == 1L) text else paste0("[", paste(text, collapse = ","), "]")
@@ -61,7 +62,8 @@ local({
 
   # ---- Large values: files, or chunks of base64. Files have the last index first to vary, R's arrays the first.
   is_large <- function(x) {
-    (is.numeric(x) || is.logical(x) || is.raw(x)) && !is.object(x) && length(x) * switch(typeof(x), double = 8, raw = 1, 4) >= 65536
+    size <- length(x) * switch(typeof(x), double = 8, integer = 4, logical = 1, raw = 1, 0)
+    size >= 65536 && !is.object(x)
   }
   blob <- function(x) {
     shape <- dim(x) %||% length(x)
@@ -72,7 +74,7 @@ local({
     if (is.null(up)) {
       bytes <- if (is.raw(x)) x else writeBin(x, raw(), endian = "little")
       starts <- seq(1, length(bytes), by = 786432)
-      content <- lapply(starts, function(at) gsub("\n", "", jsonlite::base64_enc(bytes[at:min(at + 786431, length(bytes))])))
+      content <- lapply(starts, function(at) base64(bytes[at:min(at + 786431, length(bytes))]))
     } else {
       blobs <<- blobs + 1
       content <- file.path(Sys.getenv("KERNELBRIDGE_BLOBS"), sprintf("%d", blobs))
@@ -103,7 +105,8 @@ local({
       f64 = take("double"), f32 = take("double", size = 4L), i64 = wide(TRUE), u64 = wide(FALSE),
       i32 = take("integer"), i16 = take("integer", size = 2L), i8 = take("integer", size = 1L),
       u32 = take("integer") %% 2^32, u16 = take("integer", size = 2L, signed = FALSE),
-      u8 = if (isTRUE(x$bytes)) take("raw") else take("integer", size = 1L, signed = FALSE), bool = as.logical(take("raw")))
+      u8 = if (isTRUE(x$bytes)) take("raw") else take("integer", size = 1L, signed = FALSE),
+      bool = as.logical(take("raw")))
     if (length(shape) > 1L) aperm(array(value, rev(shape))) else value
   }
 

@@ -192,9 +192,7 @@ impl PartialEq for Array {
 impl Serialize for Array {
     fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
         match &self.0 {
-            Data::File(blob) => {
-                Written::named(blob.path().to_string_lossy(), &blob.description).serialize(serializer)
-            }
+            Data::File(blob) => Written::named(blob.path().to_string_lossy(), &blob.description).serialize(serializer),
             Data::Memory(memory) if memory.0.is_bytes => {
                 json!({ "$bytes": base64::Engine::encode(&base64::prelude::BASE64_STANDARD, memory.1.bytes()) })
                     .serialize(serializer)

@@ -20,6 +20,8 @@ mod object;
 mod outbox;
 mod parcel;
 mod pool;
+#[cfg(test)]
+mod tests;
 mod text;
 
 pub use array::{Array, ArrayMut};

@@ -91,8 +91,7 @@ impl<'a> Object<'a> {
             None => return Err(wrong("it ends".into())),
         };
         let end = stream.byte_offset();
-        let dtype =
-            Dtype::named(&raw.dtype).ok_or_else(|| wrong(format!("`dtype` is `{:.20}`", raw.dtype)))?;
+        let dtype = Dtype::named(&raw.dtype).ok_or_else(|| wrong(format!("`dtype` is `{:.20}`", raw.dtype)))?;
         let length = |length: &f64| {
             let is_length = *length >= 0.0 && length.fract() == 0.0 && *length < 2f64.powi(53);
             is_length.then_some(*length as usize).ok_or_else(|| wrong(format!("`shape` has {length}")))

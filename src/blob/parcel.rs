@@ -5,7 +5,10 @@ use std::{borrow::Cow, cell::RefCell, ops::Deref};
 use serde::{Serialize, de::DeserializeOwned};
 use serde_json::value::{RawValue, to_raw_value};
 
-use crate::blob::{BlobError, Held, by_value, hold, inline, names_any, text::{count, raw}};
+use crate::blob::{
+    BlobError, Held, by_value, hold, inline, names_any,
+    text::{count, raw},
+};
 
 /// JSON and the blobs that it names, which live as long as this does. Reads as the JSON.
 #[derive(Debug, Clone)]

@@ -49,7 +49,9 @@ pub fn adopt(text: Box<RawValue>, outbox: Option<&Outbox>, limit_bytes: u64) -> 
             let left = limit_bytes.saturating_sub(size_bytes);
             let blob = match outbox {
                 Some(outbox) => outbox.take(name, &object, left)?,
-                None => return Err(BlobError::Name { name: shown(name), why: "and this plugin has no folder for them" }),
+                None => {
+                    return Err(BlobError::Name { name: shown(name), why: "and this plugin has no folder for them" });
+                }
             };
             size_bytes += blob.description.size_bytes();
             let text = named(&blob)?;
@@ -120,7 +122,10 @@ pub(super) fn live(name: &str, object: &Object<'_>) -> Result<Arc<Blob>, BlobErr
     match blob {
         Some(blob) if object.description(blob.description.size_bytes())? == blob.description => Ok(blob),
         Some(_) => Err(BlobError::Object { why: "it is not of that type and shape".into() }),
-        None => Err(BlobError::Name { name: shown(name), why: "which is no blob that anybody holds" }),
+        None => Err(BlobError::Name {
+            name: shown(name),
+            why: "which is no blob that anybody holds; an `Array` has to be kept until the call that it goes with",
+        }),
     }
 }
 

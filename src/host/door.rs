@@ -21,13 +21,7 @@ impl Door {
         self.0.upgrade().ok_or_else(|| RpcError::new(ErrorKind::Cancelled, "the host is gone"))
     }
 
-    fn call(
-        &self,
-        plugin: &str,
-        chain: Chain,
-        name: &str,
-        args: Box<RawValue>,
-    ) -> Result<Answer<Parcel>, RpcError> {
+    fn call(&self, plugin: &str, chain: Chain, name: &str, args: Box<RawValue>) -> Result<Answer<Parcel>, RpcError> {
         let shared = self.shared()?;
         if let Some(meter) = shared.meters.get(plugin) {
             meter.count(|stats| stats.calls += 1);

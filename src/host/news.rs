@@ -106,9 +106,7 @@ impl News {
             Self::Plugin { news: PluginNews::Log { message, fields, .. }, .. } => {
                 (message.len() + size_of(fields)) as u64
             }
-            Self::Handled { event, result, held, .. } => {
-                data(event) + result.get().len() as u64 + held.size_bytes()
-            }
+            Self::Handled { event, result, held, .. } => data(event) + result.get().len() as u64 + held.size_bytes(),
             Self::Emitted { event, .. }
             | Self::Filtered { event, .. }
             | Self::Failed { event, .. }

@@ -209,7 +209,8 @@ impl Plugin {
                 let limit_bytes = usize::try_from(source.limits.result_bytes).unwrap_or(usize::MAX);
                 let (carrier, is_async, state) = (Carrier::Pipe, false, State::default());
                 let outbox = pool.zip(client.process().blobs());
-                let outbox = outbox.map(|(pool, path)| Outbox::open(pool, path, source.sandbox.read_only)).transpose()?;
+                let outbox =
+                    outbox.map(|(pool, path)| Outbox::open(pool, path, source.sandbox.read_only)).transpose()?;
                 let actor = Actor {
                     name,
                     seat,

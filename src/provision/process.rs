@@ -166,7 +166,17 @@ impl Process {
             let overrun = overrun.get().copied().or_else(|| cgroup.as_ref()?.overrun());
             sender.send_replace(Some(Exit { status, overrun }));
         });
-        Ok(Self { pid, exit, tail, folder, _temporary: temporary, blobs, waiter, _watched: watched, _guardian: guardian })
+        Ok(Self {
+            pid,
+            exit,
+            tail,
+            folder,
+            _temporary: temporary,
+            blobs,
+            waiter,
+            _watched: watched,
+            _guardian: guardian,
+        })
     }
 
     /// Its process id.
