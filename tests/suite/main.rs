@@ -1,6 +1,7 @@
 //! All integration tests, in one binary: real kernels, real sockets, real files.
 //!
 //! - `bare`: shims whose kernel no registry carries, in the bare interpreter
+//! - `blobs`: large values by reference: lies, sandboxes, what is left
 //! - `client`: one kernel: ask, interrupt, restart, shut down, and what is no kernel
 //! - `cli`: the program, as a user has it
 //! - `conformance`: every language folder, the same cases, over every carrier
@@ -16,6 +17,7 @@
 //! - `wire`: our messages against jupyter_client's and jupyter-protocol's, schemas, mutations
 
 mod bare;
+mod blobs;
 mod chaos;
 mod cli;
 mod client;
