@@ -102,18 +102,37 @@ mod private {
 }
 
 macro_rules! elements {
-    ($($element:ty: $dtype:ident),*) => {
+    ($($element:ty: $dtype:ident, $from_i64:expr;)*) => {
         $(impl private::Sealed for $element {}
         impl Element for $element {
             const DTYPE: Dtype = Dtype::$dtype;
             fn from_f64(value: f64) -> Self {
+                // Beyond the ends it is the end, and not-a-number is 0.
                 value as Self
             }
             fn from_i64(value: i64) -> Self {
-                value as Self
+                let from: fn(i64) -> Self = $from_i64;
+                from(value)
             }
         })*
     };
 }
 
-elements!(f64: F64, f32: F32, i64: I64, i32: I32, i16: I16, i8: I8, u64: U64, u32: U32, u16: U16, u8: U8);
+macro_rules! nearest {
+    ($element:ty) => {
+        |value| <$element>::try_from(value).unwrap_or(if value < 0 { <$element>::MIN } else { <$element>::MAX })
+    };
+}
+
+elements! {
+    f64: F64, |value| value as f64;
+    f32: F32, |value| value as f32;
+    i64: I64, |value| value;
+    i32: I32, nearest!(i32);
+    i16: I16, nearest!(i16);
+    i8: I8, nearest!(i8);
+    u64: U64, nearest!(u64);
+    u32: U32, nearest!(u32);
+    u16: U16, nearest!(u16);
+    u8: U8, nearest!(u8);
+}

@@ -175,7 +175,7 @@ fn arrays_are_what_they_were_made_of() {
         assert_eq!((array.dtype(), array.shape(), array.is_bytes()), (Dtype::F64, &[length][..], false));
         assert_eq!(array.as_slice::<f64>().expect("its type"), numbers);
         let text = serde_json::to_string(&array).expect("JSON");
-        assert_eq!(text.contains("/"), length * 8 >= SMALLEST_BYTES && text.len() < 300, "{:.300}", text);
+        assert_eq!(text.contains("/kernelbridge-"), length * 8 >= SMALLEST_BYTES, "{text:.300}");
         let back: Array = read(&text).expect("an array");
         assert_eq!(back, array);
         let list: Vec<f64> = read(&text).expect("a list");
