@@ -287,7 +287,7 @@ def made(kind, n):
              carrier = \"{carrier}\"\n"
         );
         fs::write(plugin.join("plugin.toml"), manifest).expect("written");
-        let environment = kernelbridge::discover::Environment::capture().with_kernels_in(&dir.path().join("kernels"));
+        let environment = kernelbridge::discover::Environment::capture().with_kernels_in(dir.path().join("kernels"));
         let host = Host::builder().environment(environment).plugin(&plugin).build().await.expect("loads");
         for length in [6, 60_000] {
             let array = Array::new(&vec![1.5f32; length], &[2, length / 2]).expect("made");
