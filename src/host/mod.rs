@@ -56,6 +56,7 @@ use serde_json::value::RawValue;
 use tokio::{sync::Semaphore, task::JoinHandle};
 
 use crate::{
+    blob::Parcel,
     chain::Chain,
     discover::Environment,
     plugin::About,
@@ -154,12 +155,12 @@ impl Host {
         typed(name, &call_root(&self.shared, name, &args).await?)
     }
 
-    /// As [`Host::call`], with arguments and result as JSON.
+    /// As [`Host::call`], with arguments and result as JSON. The blobs that the result names live as long as it does.
     ///
     /// # Errors
     ///
     /// As [`Host::call`].
-    pub async fn call_raw(&self, name: &str, args: &RawValue) -> Result<Box<RawValue>, RpcError> {
+    pub async fn call_raw(&self, name: &str, args: &RawValue) -> Result<Parcel, RpcError> {
         call_root(&self.shared, name, &rpc::compact(args.to_owned())).await
     }
 
