@@ -5,8 +5,8 @@ All of it is in one function, because it is executed in the kernel's own namespa
 
 
 def _kernelbridge():
-    import asyncio, base64, builtins, collections, contextlib, ctypes, functools, getpass, importlib.util, inspect
-    import ipykernel, itertools, json, linecache, mmap, operator, os, platform, re, signal, sys, threading, time
+    import asyncio, base64, builtins, collections, contextlib, ctypes, functools, gc, getpass, importlib.util
+    import inspect, ipykernel, itertools, json, linecache, mmap, operator, os, platform, re, signal, sys, threading, time
     import traceback, types
     kernel, main_thread, folder = get_ipython().kernel, threading.get_ident(), os.environ.get("KERNELBRIDGE_DIR", "")
     codes = {"Raised": -32000, "Cancelled": -32003, "NotFound": -32601, "Invalid": -32602}
@@ -117,6 +117,14 @@ def _kernelbridge():
             return base64.b64decode(value["$bytes"], validate=True) if value.keys() == {"$bytes"} else value
         return value
 
+    def read(text):  # three microseconds less than `decode`
+        if collects := len(text) > 16384 and gc.isenabled():
+            gc.disable()  # thousands of new values are looked through for garbage again and again, and hold none
+        try:
+            return (scan_bytes if '"$b' in text else scan)(text, 0)[0]
+        finally:
+            collects and gc.enable()
+
     scan, scan_bytes = json.JSONDecoder().scan_once, json.JSONDecoder(object_hook=revive).scan_once
 
     # ---- Interrupts
@@ -181,7 +189,7 @@ def _kernelbridge():
                 message = now.batch.popleft()
             else:
                 text = now.carrier.receive()
-                message = (scan_bytes if '"$b' in text else scan)(text, 0)[0]  # 3 microseconds less than `decode`
+                message = read(text)
                 if type(message) is list:
                     now.batch.extend(message)
                     continue
