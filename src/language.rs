@@ -195,6 +195,10 @@ pub struct KernelBehaviour {
     /// Version that `kernel_info_reply` gives of the language while the interpreter behind the kernel is not there yet.
     /// ilua says `n/a`, and dies of an `execute_request` that comes too early.
     pub unready_version: Option<String>,
+    /// What occurs in lines that the kernel writes at every start and that tell nobody anything; they are left out of its
+    /// last output.
+    #[serde(default)]
+    pub noise: Vec<String>,
     /// Stack limit of the kernel's processes in bytes (`ulimit -s`); R nests 50 calls deep on 8 MiB and 400 on 64 MiB.
     pub stack_bytes: Option<u64>,
     /// Added to the kernel's environment.

@@ -24,3 +24,4 @@ pub mod supervision;
 #[cfg(feature = "arrow")]
 pub mod table;
 pub mod wire;
+pub mod zmtp;

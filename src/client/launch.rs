@@ -143,6 +143,7 @@ impl KernelClient {
             iopub_seen,
             waiters: HashMap::new(),
             prompts: Arc::new(Semaphore::new(PROMPTS)),
+            broken: None,
         };
         let tail = process.output_tail();
         let mut client = Self {

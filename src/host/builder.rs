@@ -4,15 +4,12 @@ use std::{
     collections::HashMap,
     io,
     path::{Path, PathBuf},
-    sync::{Arc, Mutex, PoisonError, RwLock, atomic::AtomicUsize},
+    sync::{Arc, Mutex, PoisonError, RwLock},
     time::{Duration, Instant},
 };
 
 use futures_util::future::join_all;
-use tokio::{
-    sync::{Notify, Semaphore},
-    time::sleep,
-};
+use tokio::{sync::Semaphore, time::sleep};
 
 use crate::{
     discover::{
@@ -29,6 +26,7 @@ use crate::{
         ledger::{Ledger, work_off},
         lock,
         news::Newsroom,
+        pending::Pending,
         pool::Pool,
         shared::Shared,
         stats::Meter,
@@ -61,6 +59,7 @@ pub struct HostBuilder {
     environment: Option<Environment>,
     warm: Vec<(String, usize)>,
     starts: Option<usize>,
+    leaves_backlog: bool,
 }
 
 /// What kernels are started from, as it was found.
@@ -190,6 +189,17 @@ impl HostBuilder {
         self
     }
 
+    /// Leave to other hosts what is in the store: events that an earlier or another process left there, and what the
+    /// command line asks of a running host. For one call, beside a host that works or instead of one that will.
+    ///
+    /// Events that are emitted all the same are delivered, unless their plugin has events in the store already or no
+    /// place in memory; then they join those, and the next host delivers them.
+    #[must_use]
+    pub fn leave_backlog(mut self) -> Self {
+        self.leaves_backlog = true;
+        self
+    }
+
     /// Also look for language folders in this folder.
     #[must_use]
     pub fn kernelspecs(mut self, dir: impl Into<PathBuf>) -> Self {
@@ -264,8 +274,8 @@ impl HostBuilder {
             spare_places: Arc::new(Semaphore::new(1)),
             pools,
             entries: RwLock::default(),
-            pending: AtomicUsize::new(0),
-            drained: Notify::new(),
+            pending: Pending::new(),
+            leaves_backlog: self.leaves_backlog,
         });
         let mut recipes = Vec::new();
         for (manifest, file) in &manifests {
@@ -290,7 +300,7 @@ impl HostBuilder {
         for pool in &shared.pools {
             host.keep_full(pool.clone());
         }
-        if self.state.is_some() {
+        if self.state.is_some() && !shared.leaves_backlog {
             lock(&host.tasks).push(tokio::spawn(errands(Arc::downgrade(&shared))));
         }
         Ok(host)
@@ -387,9 +397,13 @@ impl Host {
     /// Begin to deliver to a plugin that was loaded.
     fn begin(&self, entry: &Arc<Entry>, keepers: Vec<Keeper>) -> Result<(), BuildError> {
         let shared = &self.shared;
-        shared.found(entry, entry.ledger.look()?);
         let mut tasks = lock(&self.tasks);
-        tasks.push(tokio::spawn(work_off(Arc::downgrade(shared), entry.clone())));
+        if shared.leaves_backlog {
+            entry.ledger.look(drop)?;
+        } else {
+            entry.ledger.look(|new| shared.found(entry, new))?;
+            tasks.push(tokio::spawn(work_off(Arc::downgrade(shared), entry.clone())));
+        }
         let workers = (0..entry.lanes.len()).map(|lane| Worker::new(shared.clone(), entry.clone(), lane));
         tasks.extend(workers.map(|worker| tokio::spawn(worker.run())));
         drop(tasks);
@@ -433,10 +447,11 @@ async fn start(recipe: Recipe) -> Result<(Arc<Entry>, Vec<Keeper>), BuildError> 
         lanes.push(Lane::new(queue, instance));
         keepers.push(keeper);
     }
-    let store = recipe.shared.upgrade().map(|shared| shared.store.clone());
     // Whoever waits for this has the host's parts.
-    let store = store.map_or_else(|| Store::open_in_memory().map(Arc::new), Ok)?;
-    let ledger = Arc::new(Ledger::new(store, &manifest.name, manifest.delivery.journal));
+    let shared = recipe.shared.upgrade();
+    let works_off = shared.as_ref().is_none_or(|shared| !shared.leaves_backlog);
+    let store = shared.map_or_else(|| Store::open_in_memory().map(Arc::new), |shared| Ok(shared.store.clone()))?;
+    let ledger = Arc::new(Ledger::new(store, &manifest.name, manifest.delivery.journal, works_off));
     // There is at least one instance, and it was loaded.
     let face = face.unwrap_or_default();
     Ok((Arc::new(Entry::new(recipe, lanes, ledger, face)), keepers))

@@ -24,17 +24,29 @@ mod keeper;
 mod lane;
 mod lanes;
 mod ledger;
+#[cfg(test)]
+mod models;
 mod news;
+mod pending;
 mod pool;
+mod rows;
 mod shared;
 mod stats;
 #[cfg(feature = "arrow")]
 mod tables;
 mod worker;
 
+/// What `pending` and `rows` are made of. `models` makes them of loom's.
+mod sync {
+    pub use std::sync::{
+        Mutex, MutexGuard, PoisonError,
+        atomic::{AtomicBool, AtomicUsize, Ordering},
+    };
+}
+
 use std::{
     path::{Path, PathBuf},
-    sync::{Arc, Mutex, MutexGuard, PoisonError, atomic::Ordering},
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
     time::{Duration, Instant},
 };
 
@@ -272,13 +284,7 @@ impl Host {
 
     /// Wait until every accepted event, and every event emitted because of it, was handled or given up.
     pub async fn drain(&self) {
-        loop {
-            let drained = self.shared.drained.notified();
-            if self.shared.pending.load(Ordering::Acquire) == 0 {
-                return;
-            }
-            drained.await;
-        }
+        self.shared.pending.none().await;
     }
 
     /// Deliver nothing more. Events that still wait are dropped and counted, unless they are in the store; see
@@ -301,6 +307,9 @@ impl Host {
             for delivery in lane.queue.pop_up_to(usize::MAX).await {
                 self.shared.left_behind(entry, delivery);
             }
+        }
+        for entry in entries.iter() {
+            entry.ledger.close();
         }
     }
 

@@ -1,12 +1,12 @@
 //! What all parts of a host share: routing of calls and events, permissions, deadlines.
 
 use std::{
-    sync::{Arc, PoisonError, RwLock, atomic::AtomicUsize},
+    sync::{Arc, PoisonError, RwLock},
     time::{Duration, Instant},
 };
 
 use serde_json::value::RawValue;
-use tokio::sync::{Notify, Semaphore};
+use tokio::sync::Semaphore;
 
 use crate::{
     chain::Chain,
@@ -15,6 +15,7 @@ use crate::{
         functions::{Functions, deadline, invalid},
         lane::{Coming, Entry},
         news::Newsroom,
+        pending::Pending,
         pool::Pool,
         stats::PluginStats,
     },
@@ -40,8 +41,9 @@ pub(crate) struct Shared {
     /// In the order in which they were named, then in that in which they were added; complete once all are loaded.
     pub entries: RwLock<Arc<Vec<Arc<Entry>>>>,
     /// Deliveries accepted and not yet done.
-    pub pending: AtomicUsize,
-    pub drained: Notify,
+    pub pending: Pending,
+    /// What is in the store is for other hosts.
+    pub leaves_backlog: bool,
 }
 
 impl Shared {

@@ -397,6 +397,7 @@ pub fn launch_options(runtime: &Runtime, source: Option<&PluginSource>) -> Launc
             sandbox: source.map(|source| source.sandbox).unwrap_or_default(),
             terminal: behaviour.terminal,
             writes_where_started: behaviour.writes_where_started,
+            noise: behaviour.noise,
             limits: source.map(|source| process_limits(&source.limits)).unwrap_or_default(),
             files,
         },

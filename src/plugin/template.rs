@@ -113,6 +113,11 @@ impl TemplateActor {
                 let _ = self.client.interrupt().await;
                 Err(RpcError::new(ErrorKind::Timeout, format!("deadline of {} passed", job.chain.path.join(" > "))))
             }
+            // It cannot be spoken with any more.
+            Err(error @ ClientError::Channel(_)) => {
+                self.client.process().kill_tree().await;
+                Err(gone(&error))
+            }
             Err(error) => Err(gone(&error)),
         }
     }

@@ -61,6 +61,8 @@ pub struct LaunchSpec {
     pub terminal: bool,
     /// It writes where it is started, which a read-only sandbox would not let it.
     pub writes_where_started: bool,
+    /// What occurs in lines that are left out of its last output.
+    pub noise: Vec<String>,
     /// Files put into its private folder: name and text.
     pub files: Vec<(String, Arc<str>)>,
 }

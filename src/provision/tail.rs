@@ -21,9 +21,16 @@ pub struct Tail(Arc<Kept>);
 struct Kept {
     bytes: Mutex<VecDeque<u8>>,
     arrived: Notify,
+    /// Lines in which one of these occurs are not shown.
+    noise: Vec<String>,
 }
 
 impl Tail {
+    /// Of a process that writes lines which tell nobody anything.
+    pub fn without(noise: &[String]) -> Self {
+        Self(Arc::new(Kept { noise: noise.to_vec(), ..Kept::default() }))
+    }
+
     /// Read until the end. Never blocks the process, whatever it writes.
     pub async fn fill_from(self, mut pipe: impl AsyncRead + Unpin) {
         let mut buffer = [0; 4096];
@@ -47,7 +54,9 @@ impl Tail {
     /// What is kept, as text.
     pub fn text(&self) -> String {
         let mut kept = self.0.bytes.lock().unwrap_or_else(PoisonError::into_inner);
-        String::from_utf8_lossy(kept.make_contiguous()).trim_end().to_owned()
+        let text = String::from_utf8_lossy(kept.make_contiguous());
+        let is_noise = |line: &str| self.0.noise.iter().any(|noise| line.contains(noise.as_str()));
+        text.split_inclusive('\n').filter(|line| !is_noise(line)).collect::<String>().trim_end().to_owned()
     }
 }
 
@@ -62,5 +71,12 @@ mod tests {
         tail.clone().fill_from(text.as_bytes()).await;
         assert_eq!(tail.text().len(), KEPT_BYTES - 1);
         assert!(tail.text().ends_with("xthe end"));
+    }
+
+    #[tokio::test]
+    async fn noise_is_left_out() {
+        let tail = Tail::without(&["over TCP".into()]);
+        tail.clone().fill_from(&b"first\r\n[App] WARNING | over TCP without\nlast\n"[..]).await;
+        assert_eq!(tail.text(), "first\r\nlast");
     }
 }

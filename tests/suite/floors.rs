@@ -18,6 +18,7 @@ const FLOORS: &[&[&str]] = &[
         "suggest",
         "table",
         "wire",
+        "zmtp",
     ],
     &["channels", "discover", "install", "provision", "queue", "store"],
     &["client"],
