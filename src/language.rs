@@ -134,6 +134,8 @@ pub struct Turn {
     pub standing: Option<String>,
     /// As `loop`, with a thread of its own that waits for messages.
     pub thread: Option<String>,
+    /// Run after each interrupt of a standing turn, where an interrupt stops the event loop too (Deno).
+    pub wake: Option<String>,
     /// `execute_request` with `silent`: R and Bash lose output and errors then, Prolog runs nothing.
     #[serde(default)]
     pub silent: bool,

@@ -110,30 +110,44 @@
   }
 
   // ---- Carriers
-  const inbox = Buffer.allocUnsafe(65536); // what was read and not yet taken lies from `start` to `end`
-  let up, down, start, end;
+  const encoder = new TextEncoder(), decoder = new TextDecoder();
+  const inbox = new Uint8Array(65536), outbox = new Uint8Array(65536);
+  let up, down, start, end; // what was read and not yet taken lies in `inbox` from `start` to `end`
   const stop = (why) => { throw new Error(`kernelbridge: ${why}`); };
-  const read = (into, at) => fs.readSync(down, into, at, into.length - at, null) || stop("the host closed the pipe");
-  const fifo = (name, flags) => fs.openSync(`${directory}/${name}`, flags); // close-on-exec, as Deno opens all files
-  const byte = () => (start === end && ([start, end] = [0, read(inbox, 0)]), inbox[start++]);
+  const some = (size) => size || stop("the host closed the pipe");
+  const fifo = (name, options) => Deno.openSync(`${directory}/${name}`, options); // close-on-exec, as all of Deno's
+  const byte = () => (start === end && ([start, end] = [0, some(down.readSync(inbox))]), inbox[start++]);
+  let torn = false; // in the middle of a frame: when an interrupt ends that, the rest of it is lost
   const pipe = {
-    open: () => [up, down, start, end] = [fifo("to-host", "w"), fifo("to-plugin", "r"), 0, 0],
-    close: () => [up, down].forEach((file) => fs.closeSync(file)),
+    open: () => [up, down, start, end] = [fifo("to-host", { write: true }), fifo("to-plugin", { read: true }), 0, 0],
+    close: () => [up, down].forEach((file) => file.close()),
     post(text) {
-      const frame = Buffer.from(`${Buffer.byteLength(text)}\n${text}`);
-      for (let written = 0; written < frame.length;) written += fs.writeSync(up, frame, written);
+      const body = text.length * 3 < outbox.length - 16 ? outbox : new Uint8Array(text.length * 3 + 16);
+      const { written } = encoder.encodeInto(text, body.subarray(16));
+      let first = 16;
+      body[--first] = 10;
+      for (let rest = written; rest; rest = Math.trunc(rest / 10)) body[--first] = 48 + rest % 10;
+      torn = true;
+      for (const last = 16 + written; first < last;) first += up.writeSync(body.subarray(first, last));
+      torn = false;
     },
-    note: (text) => pipe.post(text),
+    note: (text) => say(text),
     next() {
       let length = 0;
+      torn = true;
       for (let digit; (digit = byte()) !== 10;) length = length * 10 + digit - 48;
-      if (length <= end - start) return inbox.toString("utf8", start, start += length);
-      const body = Buffer.allocUnsafe(length);
-      let have = inbox.copy(body, 0, start, end);
-      for (start = end; have < length;) have += read(body, have);
-      return body.toString();
+      const text = length <= end - start ? decoder.decode(inbox.subarray(start, start += length)) : long(length);
+      torn = false;
+      return text;
     },
   };
+  function long(length) {
+    const body = new Uint8Array(length);
+    body.set(inbox.subarray(start, end));
+    let have = end - start;
+    for (start = end; have < length;) have += some(down.readSync(body.subarray(have)));
+    return decoder.decode(body);
+  }
   const kernel = { prompt: globalThis.prompt, confirm: globalThis.confirm };
   const held = []; // notifications that wait for company or for a turn
   let answer, spoken = 0;
@@ -152,16 +166,26 @@
 
   // ---- Turns: synchronous until a handler returns a promise
   let carrier = null, ended = false, sent = 0, taken = 0; // `sent`, `taken`: the last request ids
-  let watch, awaiting = false, cancel, abandon; // `cancel`, `abandon`: fail the awaited handler, the awaiting turn
-  function turn(name) {
+  const serving = []; // the ids of the requests under way, youngest last
+  // queue: requests that came together and wait. answers: responses to those before them, which go together while it is
+  // not `due` yet. quick: handlers and exports that took less than 1 ms.
+  const queue = [], answers = [], quick = new Set();
+  let due = 0;
+  let watch, isStanding, awaiting = false, cancel, abandon; // `cancel`, `abandon`: fail the awaited handler, turn
+  function open(chosen) {
     if (carrier) release(); // an interrupt ended the last turn, and Deno then runs no `finally`
-    const late = held.splice(0), chosen = { pipe, jupyter }[name];
+    for (const list of [serving, queue, answers]) list.length = 0;
+    const late = held.splice(0);
     chosen.open();
-    [carrier, ended, awaiting, abandon, watch] = [chosen, false, false, undefined, setInterval(look, 20)];
+    [carrier, ended, torn, awaiting, abandon] = [chosen, false, false, false, undefined];
+    carrier.post('{"jsonrpc":"2.0","method":"ready"}');
+    late.forEach(carrier.note);
+  }
+  function turn(name) {
     let pending;
     try {
-      carrier.post('{"jsonrpc":"2.0","method":"ready"}');
-      late.forEach(carrier.note);
+      open({ pipe, jupyter }[name]);
+      [isStanding, watch] = [false, setInterval(look, 20)];
       pending = loop();
     } finally {
       if (!pending) release();
@@ -170,9 +194,38 @@
   }
   const drive = async (pending) => { for (; pending; pending = loop()) await pending; };
   const release = () => (clearInterval(watch), carrier?.close(), carrier = null);
+  /** A turn that goes on after its cell: between two messages the kernel is idle. */
+  function stand() {
+    open(pipe);
+    isStanding = true;
+    void attend(down);
+  }
+  /** What comes first is awaited; while a request is served no read is under way, and what comes is read at once. */
+  async function attend(own) {
+    try {
+      while (!ended) {
+        if (start === end && !queue.length) {
+          const size = await own.read(inbox);
+          if (own !== down || !carrier) return; // the turn is over
+          [start, end] = [0, some(size)];
+        }
+        const pending = step();
+        if (pending) await pending;
+      }
+    } catch { /* the pipe is closed */ }
+    if (own === down) release();
+  }
+  /** After an interrupt: it ended what ran, our loop with it. Deno polls nothing until the next cell, which is this. */
+  function wake() {
+    if (!carrier || awaiting) return;
+    if (torn || !serving.length) return release(); // a message is lost, or may be: the host opens another turn
+    const refusal = failure(new Refusal("Cancelled", "interrupted at its deadline"));
+    for (const id of serving.splice(0).reverse()) say(`{"jsonrpc":"2.0","id":${id},${refusal}}`);
+    void attend(down);
+  }
   /** No timer fires while JavaScript runs: when this one does, a handler is awaited or an interrupt ended the turn. */
   function look() {
-    if (!awaiting) return void (release(), abandon?.(new Error("kernelbridge: interrupted")));
+    if (!awaiting) return void (isStanding || (release(), abandon?.(new Error("kernelbridge: interrupted"))));
     if (!fs.existsSync(cancelFile)) return;
     fs.rmSync(cancelFile, { force: true });
     cancel(new Refusal("Cancelled", "cancelled by the host"));
@@ -181,22 +234,46 @@
   /** Serve until the turn ends, or until a handler has to be awaited: then the promise of its response. */
   function loop() {
     while (!ended) {
-      const message = receive(), pending = message.method && message.id !== undefined && serve(message, true);
+      const pending = step();
       if (pending) return pending;
     }
   }
-  function receive() {
-    const message = decode(carrier.next()), { method, id } = message;
-    if (method === "end") ended = true;
-    if (!method || id === undefined) return message;
-    if (id <= taken) return receive(); // stale, from before an interrupt
-    taken = id;
-    return message;
+  function step() {
+    if (!queue.length) return serveNext(receive());
+    const next = queue.shift(), { handler, name = handler } = next.params;
+    if (answers.length && !quick.has(name)) say(); // it may take long
+    const began = performance.now(), pending = serve(next, true);
+    quick[!pending && performance.now() - began < 1 ? "add" : "delete"](name);
+    return pending;
   }
+  const serveNext = (message) => message ? message.method && message.id !== undefined && serve(message, true) : step();
+  /** The next message, or nothing when requests were queued. */
+  function receive() {
+    const message = decode(carrier.next());
+    if (Array.isArray(message)) return void queue.push(...message.filter(isNew));
+    if (message.method === "end") ended = true;
+    return !message.method || message.id === undefined || isNew(message) ? message : receive();
+  }
+  const isNew = ({ id }) => id > taken && (taken = id); // else it is stale, from before an interrupt
   function serve({ id, method, params }, mayWait) {
+    if (mayWait) serving.length = 0; // what an interrupt left there
+    serving.push(id);
     const known = method === "event" && unsent.get(nameOf(params));
     const outcome = method === "series" ? series(params, mayWait) : known || attempt(method, params, mayWait);
-    return then(outcome, (text) => void (ended || carrier.post(`{"jsonrpc":"2.0","id":${id},${text}}`)));
+    return then(outcome, (text) => {
+      serving.pop();
+      if (!ended) respond(`{"jsonrpc":"2.0","id":${id},${text}}`);
+    });
+  }
+  function respond(text) {
+    if (queue.length && !serving.length && performance.now() < due) answers.push(text);
+    else say(text);
+  }
+  /** After the responses that were held back. */
+  function say(text) {
+    if (queue.length) due = performance.now() + 1;
+    if (answers.length) text = `[${text === undefined ? answers.splice(0) : [...answers.splice(0), text]}]`;
+    carrier.post(text);
   }
   /** What came of a request, as the end of a response, or the promise of it. */
   function attempt(method, params, mayWait) {
@@ -209,9 +286,13 @@
     } catch (thrown) {
       return failure(thrown);
     }
+    if (answers.length) say();
     awaiting = true;
-    return new Promise((resolve, reject) => value.then(resolve, cancel = reject)).finally(() => awaiting = false)
-      .then(result, failure);
+    if (isStanding) watch = setInterval(look, 20);
+    return new Promise((resolve, reject) => value.then(resolve, cancel = reject)).finally(() => {
+      awaiting = false;
+      if (isStanding) clearInterval(watch);
+    }).then(result, failure);
   }
   const failure = (thrown) => result(describe(thrown), "error");
   function result(value, key = "result") {
@@ -245,11 +326,11 @@
   }
   /** Ask the host and wait for its answer. Whoever waits, serves. */
   function request(method, params) {
-    if (!carrier) throw new BridgeError("Cancelled", "no turn is open: the host listens only during one");
+    if (!carrier || !serving.length) throw new BridgeError("Cancelled", "no handler is running; calls belong inside one");
     const text = encode(params), id = ++sent;
-    if (!ended) carrier.post(`{"jsonrpc":"2.0","id":${id},"method":"${method}","params":${text}}`);
+    if (!ended) say(`{"jsonrpc":"2.0","id":${id},"method":"${method}","params":${text}}`);
     while (!ended) {
-      const message = receive(), { result, error } = message;
+      const message = receive() ?? {}, { result, error } = message;
       if (message.method && message.id !== undefined) serve(message, false);
       else if (message.id === id && error) throw new BridgeError(error.data?.kind ?? "Host", error.message, error);
       else if (message.id === id) return result;
@@ -267,7 +348,8 @@
     initialize({ plugin: { name }, folder, config = {} }) {
       if (folder) Deno.chdir(folder);
       Object.assign(plugin, { name, config });
-      return about;
+      // Not in a turn that is a cell: an interrupt ends it, and requests that wait would be lost with it.
+      return { ...about, features: isStanding ? [...about.features, "batch"] : about.features };
     },
     async load({ path, cells }) {
       plugin = { ...plugin, ...fresh(), source: cells.map((cell) => cell.source).join("\n") };
@@ -361,7 +443,7 @@
     progress: (done, total, message) => notify("progress", { done, total, message }),
     on_shutdown: (fn) => void plugin.shutdowns.push(fn),
     get config() { return plugin.config; },
-    call, state, Error: BridgeError, _turn: turn,
+    call, state, Error: BridgeError, _turn: turn, _loop: stand, _wake: wake,
   });
 
   // ---- The kernel
@@ -386,9 +468,9 @@
   }
   // An author's keyboard read asks the host; outside a turn, the frontend.
   globalThis.prompt = (message = "Prompt", initial = "", ...rest) =>
-    carrier ? call("host.input", message) || initial : kernel.prompt(message, initial, ...rest);
+    serving.length ? call("host.input", message) || initial : kernel.prompt(message, initial, ...rest);
   globalThis.confirm = (message = "Confirm") =>
-    carrier ? /^y/i.test(call("host.input", `${message} [y/N] `)) : kernel.confirm(message);
+    serving.length ? /^y/i.test(call("host.input", `${message} [y/N] `)) : kernel.confirm(message);
   // Deno's kernel swallows what nobody caught, and stops background code until the next request.
   function report(event, thrown) {
     event.preventDefault();

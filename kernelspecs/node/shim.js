@@ -149,14 +149,24 @@
   // ---- Turns: synchronous until a handler returns a promise
   let carrier = null, ended = false, sent = 0, taken = 0; // `sent`, `taken`: the last request ids
   const held = []; // notifications that wait for a turn
-  let cancel, job; // `cancel` fails the awaited handler; `job` is what `guard` runs
-  function turn() {
+  const serving = []; // the ids of the requests under way, youngest last
+  // queue: requests that came together and wait. answers: responses to those before them, which go together while it is
+  // not `due` yet. quick: handlers and exports that took less than 1 ms.
+  const queue = [], answers = [], quick = new Set();
+  let due = 0;
+  let cancel, job, opened = 0; // `cancel` fails the awaited handler; `job` is what `guard` runs; `opened` counts turns
+  function open() {
     pipe.open();
     [carrier, ended] = [pipe, false];
+    opened++;
+    for (const list of [serving, queue, answers]) list.length = 0;
+    $$.input = input; // ijavascript makes a new `$$` for each cell
+    ['{"jsonrpc":"2.0","method":"ready"}', ...held.splice(0)].forEach(carrier.post);
+  }
+  function turn() {
     let pending;
     try {
-      $$.input = input; // ijavascript makes a new `$$` for each cell
-      ['{"jsonrpc":"2.0","method":"ready"}', ...held.splice(0)].forEach(carrier.post);
+      open();
       pending = guard(loop);
     } finally {
       if (!pending) release();
@@ -164,7 +174,28 @@
     return pending && drive(pending).finally(release);
   }
   const drive = async (pending) => { for (; pending; pending = guard(loop)) await pending; };
-  const release = () => (carrier.close(), carrier = null);
+  const release = () => (carrier?.close(), carrier = null);
+  /** A turn that goes on after its cell: between two messages the kernel is idle. */
+  function stand() {
+    open();
+    void attend(opened);
+  }
+  /** What comes first is awaited; while a request is served no read is under way, and what comes is read at once. */
+  async function attend(own) {
+    try {
+      while (!ended) {
+        if (start === end && !queue.length) {
+          const size = await new Promise((resolve, reject) =>
+            fs.read(down, inbox, 0, inbox.length, null, (error, size) => error ? reject(error) : resolve(size)));
+          if (own !== opened) return;
+          [start, end] = [0, size || stop("the host closed the pipe")];
+        }
+        const pending = guard(some);
+        if (pending) await pending;
+      }
+    } catch { /* the pipe is closed, or a frame was cut off */ }
+    if (own === opened) release();
+  }
   // An interrupt is SIGINT to this process, the kernel's child. It ends a vm script with `breakOnSigint`, busy or not,
   // by an error thrown here. Every request runs in one, and so does the turn: the first costs 50 us, those within none.
   const script = new vm.Script("bridge._run()", { filename: ownName });
@@ -174,23 +205,55 @@
   /** Serve until the turn ends, or until a handler has to be awaited: then the promise of its response. */
   function loop() {
     while (!ended) {
-      const message = receive(), pending = message.method && message.id !== undefined && serve(message, true);
+      const pending = step();
       if (pending) return pending;
     }
     if (ended === "cut") stop("interrupted in the middle of a frame");
   }
-  function receive() {
-    const message = decode(carrier.next()), { method, id } = message;
-    if (method === "end") ended = true;
-    if (!method || id === undefined) return message;
-    if (id <= taken) return receive(); // stale, from before an interrupt
-    taken = id;
-    return message;
+  /** As `loop`, but only what is there already. */
+  function some() {
+    do {
+      const pending = step();
+      if (pending) return pending;
+    } while (!ended && (queue.length || start < end));
+    if (ended === "cut") stop("interrupted in the middle of a frame");
   }
+  function step() {
+    if (!queue.length) return serveNext(receive());
+    const next = queue.shift(), { handler, name = handler } = next.params;
+    if (answers.length && !quick.has(name)) say(); // it may take long
+    const began = performance.now(), pending = serve(next, true);
+    quick[!pending && performance.now() - began < 1 ? "add" : "delete"](name);
+    return pending;
+  }
+  const serveNext = (message) => message ? message.method && message.id !== undefined && serve(message, true) : step();
+  /** The next message, or nothing when requests were queued. */
+  function receive() {
+    const message = decode(carrier.next());
+    if (Array.isArray(message)) return void queue.push(...message.filter(isNew));
+    if (message.method === "end") ended = true;
+    return !message.method || message.id === undefined || isNew(message) ? message : receive();
+  }
+  const isNew = ({ id }) => id > taken && (taken = id); // else it is stale, from before an interrupt
   function serve({ id, method, params }, mayWait) {
+    if (mayWait) serving.length = 0; // what an interrupt left there
+    serving.push(id);
     let outcome = method === "series" ? series(params, mayWait) : attempt(method, params, mayWait);
     if (mayWait && (isPromise(outcome) || printing())) outcome = Promise.resolve(outcome).finally(flush);
-    return then(outcome, (text) => void (ended || carrier.post(`{"jsonrpc":"2.0","id":${id},${text}}`)));
+    return then(outcome, (text) => {
+      serving.pop();
+      if (!ended) respond(`{"jsonrpc":"2.0","id":${id},${text}}`);
+    });
+  }
+  function respond(text) {
+    if (queue.length && !serving.length && performance.now() < due) answers.push(text);
+    else say(text);
+  }
+  /** After the responses that were held back. */
+  function say(text) {
+    if (queue.length) due = performance.now() + 1;
+    if (answers.length) text = `[${text === undefined ? answers.splice(0) : [...answers.splice(0), text]}]`;
+    carrier.post(text);
   }
   /** What came of a request, as the end of a response, or the promise of it. */
   function attempt(method, params, mayWait) {
@@ -203,6 +266,7 @@
     } catch (thrown) {
       return failure(thrown);
     }
+    if (answers.length) say();
     return new Promise((resolve, reject) => value.then(resolve, cancel = reject)).finally(() => cancel = null)
       .then(result, failure);
   }
@@ -231,11 +295,11 @@
   }
   /** Ask the host and wait for its answer. Whoever waits, serves. */
   function request(method, params) {
-    if (!carrier) throw new BridgeError("Cancelled", "no turn is open: the host listens only during one");
+    if (!carrier || !serving.length) throw new BridgeError("Cancelled", "no handler is running; calls belong inside one");
     const text = encode(params), id = ++sent;
-    if (!ended) carrier.post(`{"jsonrpc":"2.0","id":${id},"method":"${method}","params":${text}}`);
+    if (!ended) say(`{"jsonrpc":"2.0","id":${id},"method":"${method}","params":${text}}`);
     while (!ended) {
-      const message = receive(), { result, error } = message;
+      const message = receive() ?? {}, { result, error } = message;
       if (message.method && message.id !== undefined) serve(message, false);
       else if (message.id === id && error) throw new BridgeError(error.data?.kind ?? "Host", error.message, error);
       else if (message.id === id) return result;
@@ -244,7 +308,7 @@
   }
   function notify(method, params) {
     const text = `{"jsonrpc":"2.0","method":"${method}","params":${encode(params)}}`;
-    if (carrier && !ended) carrier.post(text);
+    if (carrier && !ended) say(text);
     else if (held.length < 1000) held.push(text); // from background code: the next turn takes it along
   }
 
@@ -347,12 +411,12 @@
     progress: (done, total, message) => notify("progress", { done, total, message }),
     on_shutdown: (fn) => void plugin.shutdowns.push(fn),
     get config() { return plugin.config; },
-    call, state, Error: BridgeError, _turn: turn, _run: () => job(),
+    call, state, Error: BridgeError, _turn: turn, _loop: stand, _run: () => job(),
   });
 
   // ---- The kernel
   const interpreter = `Node ${process.versions.node}, V8 ${process.versions.v8}`;
-  const about = { bridge: "1", language: "node", interpreter, features: ["blob", "series", "rows", "columns"] };
+  const about = { bridge: "1", language: "node", interpreter, features: ["batch", "blob", "series", "rows", "columns"] };
   function compile(source, filename) {
     const module = Object.assign(new Module(filename), { filename, paths: Module._nodeModulePaths(dirname(filename)) });
     module._compile(source, filename);
@@ -385,7 +449,7 @@
   for (const { prototype } of [readline.Interface, readline.promises.Interface]) {
     const { question } = prototype;
     prototype.question = function (query, ...rest) {
-      if (!carrier || this.input !== process.stdin) return question.call(this, query, ...rest);
+      if (!serving.length || this.input !== process.stdin) return question.call(this, query, ...rest);
       const text = call("host.input", query), callback = rest.at(-1);
       return typeof callback === "function" ? void callback(text) : Promise.resolve(text);
     };

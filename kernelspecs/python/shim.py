@@ -13,10 +13,12 @@ def _kernelbridge():
     # What changes. served, asked: the last ids of the host's requests and of ours. notes: notifications not yet sent,
     # quiet: until when none goes alone. shielded: no author code is running, so that an interrupt waits (interrupted).
     # task: waits in the kernel's event loop for the async handler of request `awaited`.
-    # batch: requests that came together and wait; held: responses to those before them, to go together; due: when they go.
+    # batch: requests that came together and wait; held: responses to those before them, to go together; due: when they go;
+    # name, begun: what is served of them and since when; quick: what took less than 1 ms.
     # server: the thread that serves. tables: how many were sent.
-    now = types.SimpleNamespace(batch=collections.deque(), held=[], due=0, server=main_thread, carrier=None, ended=True,
-                                served=0, asked=0, notes=collections.deque(maxlen=10000), quiet=0, tables=0,
+    now = types.SimpleNamespace(batch=collections.deque(), held=[], due=0, name=None, begun=0, quick=set(), tables=0,
+                                server=main_thread, carrier=None, ended=True, served=0, asked=0,
+                                notes=collections.deque(maxlen=10000), quiet=0,
                                 shielded=True, interrupted=False, task=None, awaited=None, is_async=False)
 
     class Error(Exception):
@@ -187,12 +189,16 @@ def _kernelbridge():
         while not now.ended:
             if now.batch and not asked:
                 message = now.batch.popleft()
-            else:
-                text = now.carrier.receive()
-                message = read(text)
-                if type(message) is list:
-                    now.batch.extend(message)
-                    continue
+                now.name = message["params"].get("name") or message["params"].get("handler")
+                if now.held and now.name not in now.quick:  # it may take long
+                    send()
+                now.begun = time.monotonic()
+                return message
+            message = read(now.carrier.receive())
+            if type(message) is list:  # requests that come back to us from these have greater ids, and are served before
+                now.batch.extend(it for it in message if it["id"] > now.served)
+                now.served = max(now.served, message[-1]["id"])
+                continue
             method, id = message.get("method"), message.get("id", 0)
             now.ended = method == "end"
             if id > now.served if method else id == asked:  # else it is stale
@@ -253,8 +259,9 @@ def _kernelbridge():
         if figures := sys.modules.get("matplotlib_inline.backend_inline"):
             figures.flush_figures()  # else they are shown when the turn ends
         response = b'{"jsonrpc":"2.0","id":%d,%b}' % (id, body)
-        if now.batch and time.monotonic() < now.due:  # others wait to be served: their responses go together
-            now.held.append(response)
+        if now.batch and id < now.batch[0]["id"] and (clock := time.monotonic()) < now.due:
+            now.held.append(response)  # others wait to be served: their responses go together
+            (now.quick.add if clock - now.begun < 0.001 else now.quick.discard)(now.name)
         elif not now.ended:
             send(response)
 
@@ -544,12 +551,17 @@ def _kernelbridge():
     def arrived(loop):  # called by the kernel's loop when there is something to read
         while message := receive(asked=0):
             if now.is_async:
-                loop.create_task(serve_later(message))
+                loop.create_task(serve_on(loop, message))
                 return
             serve(message)
             if not (now.batch or now.carrier.rest):
                 return
         leave(loop)
+
+    async def serve_on(loop, message):
+        await serve_later(message)
+        if now.carrier and (now.batch or now.carrier.rest):  # the loop sees only what was not read yet
+            arrived(loop)
 
     def watch():
         now.server = threading.get_ident()

@@ -85,6 +85,11 @@ impl Turn {
         self.is_standing
     }
 
+    /// A cell that runs beside a standing turn; an error of its ends the turn.
+    pub fn beside(&mut self, execution: Execution) {
+        self.execution = Some(execution);
+    }
+
     /// Queue a message and send what can be sent at once.
     pub fn send(&mut self, message: String) -> Result<(), TurnError> {
         match &mut self.road {

@@ -7,7 +7,7 @@ use crate::{
     language::Activation,
     plugin::{
         PluginNews,
-        actor::{Actor, Frame, Phase, Queued, Reply},
+        actor::{Actor, Fate, Frame, Phase, Queued, Reply},
         gone,
         turn::TurnError,
     },
@@ -41,7 +41,9 @@ impl Actor {
                 self.fail_queued(0, RpcError::new(ErrorKind::Host, why.trim_end()));
             }
             Phase::Ready { .. } => {
-                if open.turn.is_standing() {
+                let is_interrupted =
+                    |frame: &Frame| matches!(frame, Frame::Serving { fate: Fate::Interrupted { .. }, .. });
+                if open.turn.is_standing() && !self.state.stack.iter().any(is_interrupted) {
                     self.state.fallen += 1;
                     if self.state.fallen >= FALLS {
                         self.stand_no_more("its pipes are closed again and again".to_owned());

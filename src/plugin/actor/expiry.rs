@@ -10,6 +10,7 @@ use tokio::time::Sleep;
 use crate::{
     plugin::actor::{Actor, END, Fate, Frame, Phase, READY},
     rpc::{ErrorKind, RpcError},
+    wire::content::ExecuteRequest,
 };
 
 /// How long a handler may take to unwind after its pending call was answered with an error.
@@ -125,10 +126,11 @@ impl Actor {
             Fate::Asked { until } if now >= until => {
                 *fate = Fate::Interrupted { until: now + INTERRUPTED };
                 // A shim that acted on the request needs no interrupt, which would hit what comes after.
-                if self.client.cancel_is_pending()
-                    && let Err(error) = self.client.interrupt().await
-                {
-                    tracing::warn!(plugin = &*self.name, %error, "interrupt");
+                if self.client.cancel_is_pending() {
+                    if let Err(error) = self.client.interrupt().await {
+                        tracing::warn!(plugin = &*self.name, %error, "interrupt");
+                    }
+                    self.wake().await;
                 }
                 false
             }
@@ -137,6 +139,18 @@ impl Actor {
                 true
             }
             _ => false,
+        }
+    }
+
+    /// Of the interpreters whose event loop an interrupt stops.
+    async fn wake(&mut self) {
+        let Some(code) = &self.language.turn.wake else { return };
+        let Some(open) = self.state.turn.as_mut().filter(|open| open.turn.is_standing()) else { return };
+        let request = ExecuteRequest { silent: self.language.turn.silent, ..ExecuteRequest::new(code.clone()) };
+        match self.client.execute_turn(&request).await {
+            Ok(execution) => open.turn.beside(execution),
+            // The turn itself reports it next.
+            Err(error) => tracing::warn!(plugin = &*self.name, %error, "not woken"),
         }
     }
 

@@ -378,6 +378,41 @@ pub async fn main_cases(subject: &Subject, report: &mut Report) {
         })
         .await;
     report
+        .case("many calls at the same time", async {
+            let calls = (0..64).map(|n| call("call_host", json!(["test.seen", [n]])));
+            for (n, outcome) in futures_util::future::join_all(calls).await.into_iter().enumerate() {
+                equal_ok(outcome.map(integral), json!(2 * n))?;
+            }
+            let seen = std::mem::take(&mut *subject.seen.lock().map_err(|error| error.to_string())?);
+            equal(json!(seen), json!((0..64).collect::<Vec<_>>()))
+        })
+        .await;
+    report
+        .case("many calls that come back", async {
+            let nest = (0..64).map(|n| call("nest", json!([n % 3])));
+            for (n, outcome) in futures_util::future::join_all(nest).await.into_iter().enumerate() {
+                equal_ok(outcome.map(integral), json!(n % 3))?;
+            }
+            Ok(())
+        })
+        .await;
+    report
+        .case("one that fails among many calls", async {
+            let calls = (0..64).map(|n| {
+                let (function, argument) =
+                    if n % 20 == 10 { ("fail", json!(["no"])) } else { ("identity", json!([n])) };
+                call(function, argument)
+            });
+            for (n, outcome) in futures_util::future::join_all(calls).await.into_iter().enumerate() {
+                match outcome {
+                    Err(error) if n % 20 == 10 => equal(json!(error.kind), json!("Raised"))?,
+                    outcome => equal_ok(outcome.map(integral), json!(n))?,
+                }
+            }
+            Ok(())
+        })
+        .await;
+    report
         .case("one that fails among others", async {
             for n in 0..60 {
                 let topic = if n % 20 == 10 { "conf.fail" } else { "conf.echo" };

@@ -6,7 +6,7 @@ use std::{
     future::Future,
     path::PathBuf,
     sync::{
-        Arc,
+        Arc, Mutex, PoisonError,
         atomic::{AtomicBool, Ordering},
     },
     time::Instant,
@@ -63,6 +63,8 @@ pub struct Subject {
     pub activation: Activation,
     pub dir: tempfile::TempDir,
     pub expect: Expect,
+    /// With what `test.seen` was called.
+    pub seen: Arc<Mutex<Vec<i64>>>,
 }
 
 impl Subject {
@@ -72,7 +74,8 @@ impl Subject {
             Err(_) => Expect::new(),
         };
         let dir = tempfile::tempdir().expect("a folder");
-        Self { name: name.into(), kernel: None, language: language.clone(), carrier, activation, dir, expect }
+        let (language, seen) = (language.clone(), Arc::default());
+        Self { name: name.into(), kernel: None, language, carrier, activation, dir, expect, seen }
     }
 
     pub fn plugin_name(&self) -> String {
@@ -129,12 +132,18 @@ impl Subject {
                 Ok::<_, RpcError>(below as i64 + 1)
             }
         };
+        let seen = self.seen.clone();
+        let see = move |(n,): (f64,)| {
+            seen.lock().unwrap_or_else(PoisonError::into_inner).push(n as i64);
+            async move { Ok::<_, String>(n as i64 * 2) }
+        };
         let mut builder = Host::builder()
             .plugin(self.plugin(&self.name, &self.plugin_name(), false, timeout))
             .state(self.dir.path().join("state.db"))
             .function("test.echo", |(value,): (Value,)| async move { Ok::<_, String>(value) })
             .function("test.add", |(a, b): (f64, f64)| async move { Ok::<_, String>(a + b) })
             .function("test.fail", |()| async { Err::<(), _>("host said no") })
+            .function("test.seen", see)
             .function_with_caller("test.nest", nest);
         if let Some((_, environment)) = &self.kernel {
             builder = builder.environment(environment.clone());
