@@ -1,0 +1,259 @@
+//! kernelbridge itself: a host with one plugin of `benches/plugins`, by one way in one language.
+
+use std::{fs, path::Path, time::Instant};
+
+use anyhow::{Context, bail, ensure};
+use base64::{Engine, prelude::BASE64_STANDARD};
+use futures_util::{StreamExt, stream::FuturesUnordered};
+use serde_json::json;
+
+use super::{Kit, python::sources};
+use crate::{
+    cli::bench::{
+        record::{Record, check_all, check_sum, floats},
+        system::{Doing, Measure, System, WINDOW, shared, timed},
+    },
+    host::{BuildError, Caller, Host, News, Subscription},
+    rpc::RpcError,
+};
+
+/// One way to run plugins: a language and how messages reach it.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub(in crate::cli::bench) struct Road {
+    /// The language folder's name.
+    pub language: &'static str,
+    /// `carrier` in the manifest.
+    pub carrier: &'static str,
+}
+
+/// A way to `plugin.toml`: what one manifest says.
+const SOURCES: [(&str, &str); 6] = [
+    ("python", "plugin.py"),
+    ("r", "plugin.R"),
+    ("javascript", "plugin.ts"),
+    ("lua", "plugin.lua"),
+    ("octave", "plugin.m"),
+    ("bash", "plugin.sh"),
+];
+
+impl Road {
+    /// All that are measured.
+    pub fn all() -> Vec<Self> {
+        let languages = SOURCES.map(|(language, _)| language);
+        languages.into_iter().flat_map(|language| ["pipe", "jupyter"].map(|carrier| Self { language, carrier })).collect()
+    }
+
+    /// As in the table.
+    pub fn name(self) -> String {
+        format!("kernelbridge {} {}", self.language, self.carrier)
+    }
+
+    /// A plugin folder for it. `more` is added to the manifest.
+    pub fn plugin(self, dir: &Path, name: &str, kit: &Kit, more: &str) -> anyhow::Result<()> {
+        let (_, source) = SOURCES.into_iter().find(|(language, _)| *language == self.language).context("no plugin")?;
+        // The peers' Python runs ours too, so that all have the same interpreter and packages.
+        let has_own = self.language == "python" && kit.environment_has_kernel();
+        let kernel = if has_own { format!("kernel = {:?}\n", Kit::KERNELSPEC) } else { String::new() };
+        let Self { language, carrier } = self;
+        let manifest = format!(
+            "[plugin]\nname = {name:?}\nlanguage = {language:?}\n{kernel}entry = {source:?}\ncarrier = {carrier:?}\n\n\
+             [permissions]\ncall = [\"*\"]\n\n[limits]\ndepth = 200\n\n[queue]\ncapacity = 8192\n{more}"
+        );
+        fs::create_dir_all(dir)?;
+        fs::write(dir.join("plugin.toml"), manifest)?;
+        fs::copy(sources().join("plugins").join(language).join(source), dir.join(source))?;
+        Ok(())
+    }
+}
+
+pub(in crate::cli::bench) struct Ours {
+    road: Road,
+    host: Host,
+    _dir: tempfile::TempDir,
+}
+
+impl Ours {
+    /// `None`: there is no kernel of that language, or it does not know that carrier.
+    pub async fn start(kit: &Kit, road: Road) -> anyhow::Result<Option<Self>> {
+        let dir = tempfile::tempdir()?;
+        road.plugin(dir.path(), "bench", kit, "")?;
+        match host(kit, [dir.path()]).await {
+            Ok(host) => {
+                let ours = Self { road, host, _dir: dir };
+                ours.unary(&Record::new(1)).await?;
+                Ok(Some(ours))
+            }
+            Err(BuildError::NoKernelspec { .. }) => Ok(None),
+            Err(BuildError::Load { source, .. }) if source.to_string().contains("has none of those allowed") => Ok(None),
+            Err(error) => Err(error.into()),
+        }
+    }
+
+    pub fn process_id(&self) -> Option<u32> {
+        self.host.plugins().first().map(|plugin| plugin.about.process_id)
+    }
+
+    async fn event(&self, news: &mut Subscription, record: &Record) -> anyhow::Result<()> {
+        self.host.emit("bench.one", record).await?;
+        record.check(&handled(news).await?)
+    }
+
+    async fn unary(&self, record: &Record) -> anyhow::Result<()> {
+        record.check(&self.host.call("bench.unary", (record,)).await?)
+    }
+
+    async fn messages(&self, records: &[Record]) -> anyhow::Result<()> {
+        let mut news = self.host.subscribe();
+        for record in records {
+            self.host.emit("bench.many", record).await?;
+        }
+        for record in records {
+            record.check(&handled(&mut news).await?)?;
+        }
+        Ok(())
+    }
+
+    async fn burst(&self, count: usize) -> anyhow::Result<Vec<f64>> {
+        let records = Record::many(count);
+        let began = Instant::now();
+        let mut news = self.host.subscribe();
+        let emit = async {
+            for record in &records {
+                self.host.emit("bench.one", record).await?;
+            }
+            anyhow::Ok(())
+        };
+        let check = async {
+            for record in &records {
+                record.check(&handled(&mut news).await?)?;
+            }
+            anyhow::Ok(())
+        };
+        tokio::try_join!(emit, check)?;
+        Ok(shared(began, count))
+    }
+
+    async fn window(&self, count: usize) -> anyhow::Result<Vec<f64>> {
+        let records = Record::many(count);
+        let began = Instant::now();
+        let mut left = records.iter();
+        let mut flying: FuturesUnordered<_> = left.by_ref().take(WINDOW).map(|record| self.unary(record)).collect();
+        while let Some(result) = flying.next().await {
+            result?;
+            flying.extend(left.next().map(|record| self.unary(record)));
+        }
+        Ok(shared(began, count))
+    }
+}
+
+/// The next handler's result.
+async fn handled(news: &mut Subscription) -> anyhow::Result<Record> {
+    loop {
+        match news.next().await.context("the host has ended")? {
+            News::Handled { result, .. } => return Ok(serde_json::from_str(result.get())?),
+            News::Failed { error, .. } => bail!("{}", error.report()),
+            News::Missed(count) => bail!("{count} news were missed"),
+            _ => {}
+        }
+    }
+}
+
+/// A host with these plugins, and the functions that they call.
+pub(in crate::cli::bench) async fn host<'a>(
+    kit: &Kit,
+    plugins: impl IntoIterator<Item = &'a Path>,
+) -> Result<Host, BuildError> {
+    let nest = |caller: Caller, (depth,): (f64,)| async move {
+        let name = format!("{}.nest", caller.plugin);
+        let reached: f64 = caller.call(&name, (depth as i64,)).await?;
+        Ok::<_, RpcError>(reached as i64)
+    };
+    let builder = Host::builder()
+        .environment(kit.environment())
+        .function("host.plus_one", |(value,): (f64,)| async move { Ok::<_, String>(value as i64 + 1) })
+        .function_with_caller("host.nest", nest);
+    plugins.into_iter().fold(builder, |builder, plugin| builder.plugin(plugin)).build().await
+}
+
+impl System for Ours {
+    fn name(&self) -> String {
+        self.road.name()
+    }
+
+    fn measures(&self) -> Vec<Measure> {
+        let mut measures = vec![Measure::Unary, Measure::Event, Measure::IdleEvent, Measure::Window, Measure::Burst];
+        measures.extend([1, 10, 100, 1000].map(Measure::Batch));
+        measures.extend([1, 10, 100, 1000].map(Measure::Messages));
+        measures.extend([Measure::Nested, Measure::HostCall]);
+        measures.extend([1, 10, 50].map(Measure::Nest));
+        if self.road.language == "python" && self.road.carrier == "pipe" {
+            measures.extend([10, 100].map(Measure::Floats));
+        }
+        measures
+    }
+
+    fn run(&mut self, measure: Measure, count: usize) -> Doing<'_, Vec<f64>> {
+        Box::pin(async move {
+            match measure {
+                Measure::Unary => {
+                    let record = Record::new(7);
+                    timed!(count, self.unary(&record).await?)
+                }
+                Measure::Event => {
+                    let (record, mut news) = (Record::new(7), self.host.subscribe());
+                    timed!(count, self.event(&mut news, &record).await?)
+                }
+                Measure::IdleEvent => {
+                    let (record, mut times) = (Record::new(7), Vec::new());
+                    for _ in 0..count {
+                        // Longer than any turn lingers.
+                        tokio::time::sleep(std::time::Duration::from_millis(250)).await;
+                        let mut news = self.host.subscribe();
+                        times.extend(timed!(1, self.event(&mut news, &record).await?)?);
+                    }
+                    Ok(times)
+                }
+                Measure::Batch(size) => {
+                    let records = Record::many(size);
+                    timed!(count, {
+                        check_all(&records, &self.host.call::<Vec<_>>("bench.batch", (&records,)).await?)? })
+                }
+                Measure::Messages(size) => {
+                    let records = Record::many(size);
+                    timed!(count, self.messages(&records).await?)
+                }
+                Measure::Window => self.window(count).await,
+                Measure::Burst => self.burst(count).await,
+                Measure::Nested => {
+                    let record = Record::new(7);
+                    timed!(count, record.check(&self.host.call("bench.nested", (&record,)).await?)?)
+                }
+                Measure::HostCall => {
+                    let began = Instant::now();
+                    let value: f64 = self.host.call("bench.calls", (count,)).await?;
+                    ensure!(value == count as f64, "{value} calls instead of {count}");
+                    Ok(shared(began, count))
+                }
+                Measure::Nest(depth) => {
+                    timed!(count, {
+                        let reached: f64 = self.host.call("bench.nest", (depth,)).await?;
+                        ensure!(reached == depth as f64, "nested {reached} deep"); })
+                }
+                Measure::Floats(megabytes) => {
+                    let (bytes, sum) = floats(megabytes);
+                    timed!(count, {
+                        let value = json!({ "$bytes": BASE64_STANDARD.encode(&bytes) });
+                        check_sum(sum, self.host.call("bench.total", (value,)).await?)? })
+                }
+                other => bail!("kernelbridge does not do {} yet", other.name()),
+            }
+        })
+    }
+
+    fn stop(self: Box<Self>) -> Doing<'static, ()> {
+        Box::pin(async move {
+            self.host.shutdown().await;
+            Ok(())
+        })
+    }
+}
