@@ -32,8 +32,10 @@ async fn run(road: &str, count: u32) {
     fs::write(dir.path().join("plugin.toml"), MANIFEST).expect("written");
     fs::copy(concat!(env!("CARGO_MANIFEST_DIR"), "/benches/plugins/python/plugin.py"), dir.path().join("plugin.py"))
         .expect("copied");
-    let host = Host::builder().plugin(dir.path()).build().await.expect("the Python kernel: kernelbridge install python");
-    let record = json!({ "id": 7, "text": "the quick brown fox jumps over the lazy dog and runs far far away", "value": 41 });
+    let host =
+        Host::builder().plugin(dir.path()).build().await.expect("the Python kernel: kernelbridge install python");
+    let record =
+        json!({ "id": 7, "text": "the quick brown fox jumps over the lazy dog and runs far far away", "value": 41 });
     let began = Instant::now();
     match road {
         "none" => {}

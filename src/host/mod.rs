@@ -257,9 +257,11 @@ impl Host {
     /// [`Host::drain`]. What a handler is at is given up too; calls still work.
     pub async fn close(&mut self) {
         let entries = self.shared.entries();
-        let lanes = || entries.iter().flat_map(|entry| entry.lanes.iter().map(move |lane| (entry, lane)));
-        for (_, lane) in lanes() {
-            lane.queue.close();
+        // Loops, not iterators with closures: those are not `Send`, and this future has to be.
+        for entry in entries.iter() {
+            for lane in &entry.lanes {
+                lane.queue.close();
+            }
         }
         let tasks = std::mem::take(&mut self.tasks);
         for task in &tasks {
@@ -269,9 +271,11 @@ impl Host {
             // Aborted.
             let _ = task.await;
         }
-        for (entry, lane) in lanes() {
-            for delivery in lane.queue.pop_up_to(usize::MAX).await {
-                self.shared.left_behind(entry, delivery);
+        for entry in entries.iter() {
+            for lane in &entry.lanes {
+                for delivery in lane.queue.pop_up_to(usize::MAX).await {
+                    self.shared.left_behind(entry, delivery);
+                }
             }
         }
     }
@@ -281,8 +285,11 @@ impl Host {
     pub async fn shutdown(mut self) {
         self.close().await;
         let entries = self.shared.entries();
-        let lanes = entries.iter().flat_map(|entry| &entry.lanes);
-        join_all(lanes.map(|lane| lane.instance.stop(GRACE))).await;
+        let mut ends = Vec::new();
+        for entry in entries.iter() {
+            ends.extend(entry.lanes.iter().map(|lane| lane.instance.stop(GRACE)));
+        }
+        join_all(ends).await;
         self.shared.newsroom.close();
     }
 

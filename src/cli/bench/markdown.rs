@@ -73,7 +73,12 @@ fn render(report: &Report, charts: &Path) -> String {
         }
         for measure in measures {
             let about = Measure::all().into_iter().find(|other| other.name() == measure).map(Measure::about);
-            let _ = writeln!(text, "\n**{}**{}\n", capital(measure), about.map(|it| format!(": {it}.")).unwrap_or_default());
+            let _ = writeln!(
+                text,
+                "\n**{}**{}\n",
+                capital(measure),
+                about.map(|it| format!(": {it}.")).unwrap_or_default()
+            );
             text.push_str("| system | median | range of rounds | p99 | ratio to best | |\n|---|--:|--:|--:|--:|---|\n");
             let best = best(report.rows_of(section, measure));
             for row in report.rows_of(section, measure) {

@@ -103,6 +103,8 @@ fn kind_of(name: &str) -> anyhow::Result<usize> {
     let is_part = |names: &Vec<String>| names.iter().any(|whole| matches(&part, whole));
     match whole.or_else(|| (1..kinds.len()).find(|kind| is_part(&kinds[*kind]))) {
         Some(kind) => Ok(kind),
-        None => bail!("nothing is called `{name}`; sections: {}; measures: {}", kinds[0].join(", "), kinds[1].join(", ")),
+        None => {
+            bail!("nothing is called `{name}`; sections: {}; measures: {}", kinds[0].join(", "), kinds[1].join(", "))
+        }
     }
 }

@@ -11,8 +11,6 @@ pub(super) struct Record {
     pub value: i64,
 }
 
-/// An argument list of one.
-pub(super) type One<T> = (T,);
 
 impl Record {
     pub fn new(id: u64) -> Self {

@@ -7,7 +7,7 @@ use tokio::time::timeout;
 use super::{
     plan::Plan,
     row::{Row, quantile},
-    system::{Measure, System},
+    system::{Doing, Measure, System},
 };
 
 /// One measurement of one system in one round may take this long.
@@ -26,33 +26,35 @@ struct Entrant {
 }
 
 /// Measure everything that the plan wants of systems that run already.
-pub(super) async fn rounds(section: &str, systems: &mut [Box<dyn System>], plan: &Plan) -> Vec<Row> {
-    let mut rows = Vec::new();
-    for measure in Measure::all() {
-        let began = Instant::now();
-        let can = |system: &dyn System| {
-            system.measures().contains(&measure) && plan.wants(section, &measure.name(), &system.name())
-        };
-        let able = (0..systems.len()).filter(|index| can(&*systems[*index]));
-        let mut entrants: Vec<Entrant> = able
-            .map(|system| Entrant { system, count: 1, medians: Vec::new(), p99: Vec::new(), failure: None })
-            .collect();
-        for entrant in &mut entrants {
-            entrant.warm_up(measure, systems, plan).await;
-        }
-        for round in 0..plan.rounds {
-            // Who comes first is another one in each round.
-            let count = entrants.len();
-            for offset in 0..count {
-                entrants[(round + offset) % count].go(measure, systems).await;
+pub(super) fn rounds<'a>(section: &'a str, systems: &'a mut [Box<dyn System>], plan: &'a Plan) -> Doing<'a, Vec<Row>> {
+    Box::pin(async move {
+        let mut rows = Vec::new();
+        for measure in Measure::all() {
+            let began = Instant::now();
+            let can = |system: &dyn System| {
+                system.measures().contains(&measure) && plan.wants(section, &measure.name(), &system.name())
+            };
+            let able = (0..systems.len()).filter(|index| can(&*systems[*index]));
+            let mut entrants: Vec<Entrant> = able
+                .map(|system| Entrant { system, count: 1, medians: Vec::new(), p99: Vec::new(), failure: None })
+                .collect();
+            for entrant in &mut entrants {
+                entrant.warm_up(measure, systems, plan).await;
             }
+            for round in 0..plan.rounds {
+                // Who comes first is another one in each round.
+                let count = entrants.len();
+                for offset in 0..count {
+                    entrants[(round + offset) % count].go(measure, systems).await;
+                }
+            }
+            if !entrants.is_empty() {
+                eprintln!("{section}: {}: {} systems, {:.0?}", measure.name(), entrants.len(), began.elapsed());
+            }
+            rows.extend(entrants.into_iter().map(|entrant| entrant.row(section, measure, systems)));
         }
-        if !entrants.is_empty() {
-            eprintln!("{section}: {}: {} systems, {:.0?}", measure.name(), entrants.len(), began.elapsed());
-        }
-        rows.extend(entrants.into_iter().map(|entrant| entrant.row(section, measure, systems)));
-    }
-    rows
+        Ok(rows)
+    })
 }
 
 impl Entrant {

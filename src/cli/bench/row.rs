@@ -28,7 +28,13 @@ pub(super) struct Row {
 
 impl Row {
     /// Of a number for each round.
-    pub fn new(section: &str, measure: impl Into<String>, system: impl Into<String>, unit: Unit, rounds: &[f64]) -> Self {
+    pub fn new(
+        section: &str,
+        measure: impl Into<String>,
+        system: impl Into<String>,
+        unit: Unit,
+        rounds: &[f64],
+    ) -> Self {
         let least = rounds.iter().copied().fold(f64::INFINITY, f64::min);
         let most = rounds.iter().copied().fold(f64::NEG_INFINITY, f64::max);
         Self {

@@ -123,8 +123,20 @@ pub(super) fn targets(report: &Report) -> Vec<Target> {
         pinned("Python unary vs gRPC unary (sync)", unary, PYTHON, best(unary, GRPC_SYNC), Need::Times(10.0)),
         pinned("Python unary vs Redpanda SDK", unary, PYTHON, best(unary, REDPANDA), Need::Times(15.0)),
         pinned("Python unary vs JSON lines", unary, PYTHON, best(unary, LINES), Need::Within(1.5)),
-        pinned("Python batch 1000 vs Redpanda SDK, its messages", thousand, PYTHON, best(events, REDPANDA), Need::Times(5.0)),
-        pinned("Python events 1000 vs Redpanda SDK, its messages", events, PYTHON, best(events, REDPANDA), Need::Times(5.0)),
+        pinned(
+            "Python batch 1000 vs Redpanda SDK, its messages",
+            thousand,
+            PYTHON,
+            best(events, REDPANDA),
+            Need::Times(5.0),
+        ),
+        pinned(
+            "Python events 1000 vs Redpanda SDK, its messages",
+            events,
+            PYTHON,
+            best(events, REDPANDA),
+            Need::Times(5.0),
+        ),
         pinned("Python batch 1000 vs gRPC, one array", thousand, PYTHON, best(thousand, GRPC), Need::Times(1.2)),
         pinned("Python 64 in flight vs gRPC unary", window, PYTHON, best(window, GRPC), Need::Times(20.0)),
         pinned("Python 64 in flight vs gRPC stream", window, PYTHON, best(window, GRPC_STREAM), Need::Times(10.0)),
@@ -140,7 +152,13 @@ pub(super) fn targets(report: &Report) -> Vec<Target> {
     targets.push(pinned("R columns 1000 vs its JSON batch", Measure::Columns(1000), R, own, Need::Times(50.0)));
     let execute = best(unary, &["jupyter_client execute"]);
     let event = Measure::Event;
-    targets.push(pinned("Jupyter carrier, event vs jupyter_client execute", event, PYTHON_JUPYTER, execute, Need::Times(5.0)));
+    targets.push(pinned(
+        "Jupyter carrier, event vs jupyter_client execute",
+        event,
+        PYTHON_JUPYTER,
+        execute,
+        Need::Times(5.0),
+    ));
     for (megabytes, times) in [(10, 8.0), (100, 4.0)] {
         let floats = Measure::Floats(megabytes);
         let (whole, chunked) = (best(floats, GRPC), best(floats, GRPC_STREAM));
@@ -150,14 +168,35 @@ pub(super) fn targets(report: &Report) -> Vec<Target> {
     let (ms, start) = (Unit::Millis, "start to first answer");
     let (shared, warm) = (&["kernelbridge python shared"], &["kernelbridge python warm"]);
     let further = "a further plugin in a shared kernel";
-    targets.push(plain(&format!("{further}, time"), "crowd", "start of a further plugin", shared, ms, Need::Below(10.0)));
+    targets.push(plain(
+        &format!("{further}, time"),
+        "crowd",
+        "start of a further plugin",
+        shared,
+        ms,
+        Need::Below(10.0),
+    ));
     let memory = "memory of a further plugin";
     targets.push(plain(&format!("{further}, memory"), "crowd", memory, shared, Unit::Kilobytes, Need::Below(100.0)));
     targets.push(plain("warm pool, start to first answer", "start", start, warm, ms, Need::Below(15.0)));
-    targets.push(plain("host's share of a cold start", "start", "host's share of a start", PYTHON, ms, Need::Below(60.0)));
+    targets.push(plain(
+        "host's share of a cold start",
+        "start",
+        "host's share of a start",
+        PYTHON,
+        ms,
+        Need::Below(60.0),
+    ));
     let fifty = &["kernelbridge python pipe x 50"];
     targets.push(plain("50 idle plugins, host CPU", "crowd", "host CPU, idle", fifty, Unit::Percent, Need::Below(1.0)));
-    targets.push(plain("50 idle plugins, host memory", "crowd", "host memory", fifty, Unit::Megabytes, Need::Below(60.0)));
+    targets.push(plain(
+        "50 idle plugins, host memory",
+        "crowd",
+        "host memory",
+        fifty,
+        Unit::Megabytes,
+        Need::Below(60.0),
+    ));
     let (one, eight) = ("kernelbridge python pipe x 1", "kernelbridge python pipe x 8");
     let busy = "events of 200 us";
     targets.push(Target {

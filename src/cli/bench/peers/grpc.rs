@@ -150,7 +150,8 @@ impl System for Grpc {
                     let records = Record::many(size);
                     timed!(count, {
                         let answer = self.process(message(serde_json::to_vec(&records)?)).await?;
-                        check_all(&records, &read(&answer)?)? })
+                        check_all(&records, &read::<Vec<_>>(&answer)?)?
+                    })
                 }
                 Measure::Messages(size) => {
                     let records = Record::many(size);
@@ -158,20 +159,22 @@ impl System for Grpc {
                         let messages = records.iter().map(body).collect::<anyhow::Result<_>>()?;
                         let answer = self.process(Batch { messages }).await?;
                         let answers = answer.messages.iter().map(|it| Ok(serde_json::from_slice(&it.body)?));
-                        check_all(&records, &answers.collect::<anyhow::Result<Vec<_>>>()?)? })
+                        check_all(&records, &answers.collect::<anyhow::Result<Vec<_>>>()?)?
+                    })
                 }
                 Measure::Window => self.window(count).await,
                 Measure::Nested => {
                     let record = Record::new(7);
                     timed!(count, {
                         let path = "/kernelbridge.bench.v1.Processor/Nested";
-                        record.check(&first(&self.calls.unary(path, one(&record)?).await?)?)? })
+                        record.check(&first(&self.calls.unary(path, one(&record)?).await?)?)?
+                    })
                 }
                 Measure::HostCall => {
                     let began = Instant::now();
                     let asked = Number { value: count as f64 };
                     let made: Number = self.calls.unary("/kernelbridge.bench.v1.Processor/Calls", asked).await?;
-                    ensure!(made == asked, "{} calls instead of {count}", made.value);
+                    ensure!(made.value == count as f64, "{} calls instead of {count}", made.value);
                     Ok(shared(began, count))
                 }
                 Measure::Nest(depth) => {
@@ -179,7 +182,8 @@ impl System for Grpc {
                         let asked = Number { value: depth as f64 };
                         let path = "/kernelbridge.bench.v1.Processor/Nest";
                         let reached: Number = self.calls.unary(path, asked).await?;
-                        ensure!(reached == asked, "nested {} deep", reached.value); })
+                        ensure!(reached.value == depth as f64, "nested {} deep", reached.value);
+                    })
                 }
                 Measure::Floats(megabytes) => {
                     let (bytes, sum) = floats(megabytes);
@@ -190,7 +194,8 @@ impl System for Grpc {
                     timed!(count, {
                         let chunk = Chunk { data: table.clone() };
                         let answer: Chunk = self.calls.unary("/kernelbridge.bench.v1.Processor/Table", chunk).await?;
-                        ensure!(answer.data == expected, "a wrong table"); })
+                        ensure!(answer.data == expected, "a wrong table");
+                    })
                 }
                 other => bail!("gRPC does not do {}", other.name()),
             }

@@ -1,9 +1,9 @@
 //! Peer: JSON lines over a subprocess's pipes. What everybody's plugin could cost at best.
 
-use std::{pin::Pin, process::Stdio, time::Instant};
+use std::{process::Stdio, time::Instant};
 
 use anyhow::{Context, bail, ensure};
-use serde::{Deserialize, Serialize};
+use serde::{Deserialize, Serialize, de::DeserializeOwned};
 use serde_json::{json, value::RawValue};
 use tokio::{
     io::{AsyncBufReadExt, AsyncWriteExt, BufReader},
@@ -75,7 +75,7 @@ impl Lines {
     }
 
     /// The answer to request `id`, serving what the plugin asks meanwhile.
-    async fn answer<T: for<'de> Deserialize<'de>>(&mut self, id: u64) -> anyhow::Result<T> {
+    async fn answer<T: DeserializeOwned + Send>(&mut self, id: u64) -> anyhow::Result<T> {
         loop {
             self.line.clear();
             ensure!(self.source.read_until(b'\n', &mut self.line).await? > 0, "the plugin has ended");
@@ -98,14 +98,14 @@ impl Lines {
         }
     }
 
-    async fn request<T: for<'de> Deserialize<'de>>(&mut self, method: &str, params: impl Serialize) -> anyhow::Result<T> {
+    async fn request<T: DeserializeOwned + Send>(&mut self, method: &str, params: impl Serialize) -> anyhow::Result<T> {
         let id = self.push(method, params)?;
         self.flush().await?;
         self.answer(id).await
     }
 
     /// Boxed, because a call inside a call may be one again.
-    fn nest(&mut self, depth: i64) -> Pin<Box<dyn Future<Output = anyhow::Result<i64>> + '_>> {
+    fn nest(&mut self, depth: i64) -> Doing<'_, i64> {
         Box::pin(self.request("nest", depth))
     }
 
@@ -186,7 +186,8 @@ impl System for Lines {
                 Measure::Nest(depth) => {
                     timed!(count, {
                         let reached = self.nest(depth as i64).await?;
-                        ensure!(reached == depth as i64, "nested {reached} deep"); })
+                        ensure!(reached == depth as i64, "nested {reached} deep");
+                    })
                 }
                 Measure::Floats(megabytes) => {
                     let (bytes, sum) = floats(megabytes);

@@ -1,6 +1,10 @@
 //! kernelbridge itself: a host with one plugin of `benches/plugins`, by one way in one language.
 
-use std::{fs, path::Path, time::Instant};
+use std::{
+    fs,
+    path::{Path, PathBuf},
+    time::Instant,
+};
 
 use anyhow::{Context, bail, ensure};
 use base64::{Engine, prelude::BASE64_STANDARD};
@@ -40,7 +44,10 @@ impl Road {
     /// All that are measured.
     pub fn all() -> Vec<Self> {
         let languages = SOURCES.map(|(language, _)| language);
-        languages.into_iter().flat_map(|language| ["pipe", "jupyter"].map(|carrier| Self { language, carrier })).collect()
+        languages
+            .into_iter()
+            .flat_map(|language| ["pipe", "jupyter"].map(|carrier| Self { language, carrier }))
+            .collect()
     }
 
     /// As in the table.
@@ -77,14 +84,16 @@ impl Ours {
     pub async fn start(kit: &Kit, road: Road) -> anyhow::Result<Option<Self>> {
         let dir = tempfile::tempdir()?;
         road.plugin(dir.path(), "bench", kit, "")?;
-        match host(kit, [dir.path()]).await {
+        match host(kit, &[dir.path().to_owned()]).await {
             Ok(host) => {
                 let ours = Self { road, host, _dir: dir };
                 ours.unary(&Record::new(1)).await?;
                 Ok(Some(ours))
             }
             Err(BuildError::NoKernelspec { .. }) => Ok(None),
-            Err(BuildError::Load { source, .. }) if source.to_string().contains("has none of those allowed") => Ok(None),
+            Err(BuildError::Load { source, .. }) if source.to_string().contains("has none of those allowed") => {
+                Ok(None)
+            }
             Err(error) => Err(error.into()),
         }
     }
@@ -159,10 +168,7 @@ async fn handled(news: &mut Subscription) -> anyhow::Result<Record> {
 }
 
 /// A host with these plugins, and the functions that they call.
-pub(in crate::cli::bench) async fn host<'a>(
-    kit: &Kit,
-    plugins: impl IntoIterator<Item = &'a Path>,
-) -> Result<Host, BuildError> {
+pub(in crate::cli::bench) async fn host(kit: &Kit, plugins: &[PathBuf]) -> Result<Host, BuildError> {
     let nest = |caller: Caller, (depth,): (f64,)| async move {
         let name = format!("{}.nest", caller.plugin);
         let reached: f64 = caller.call(&name, (depth as i64,)).await?;
@@ -172,7 +178,7 @@ pub(in crate::cli::bench) async fn host<'a>(
         .environment(kit.environment())
         .function("host.plus_one", |(value,): (f64,)| async move { Ok::<_, String>(value as i64 + 1) })
         .function_with_caller("host.nest", nest);
-    plugins.into_iter().fold(builder, |builder, plugin| builder.plugin(plugin)).build().await
+    plugins.iter().fold(builder, |builder, plugin| builder.plugin(plugin)).build().await
 }
 
 impl System for Ours {
@@ -216,7 +222,8 @@ impl System for Ours {
                 Measure::Batch(size) => {
                     let records = Record::many(size);
                     timed!(count, {
-                        check_all(&records, &self.host.call::<Vec<_>>("bench.batch", (&records,)).await?)? })
+                        check_all(&records, &self.host.call::<Vec<_>>("bench.batch", (&records,)).await?)?
+                    })
                 }
                 Measure::Messages(size) => {
                     let records = Record::many(size);
@@ -237,13 +244,15 @@ impl System for Ours {
                 Measure::Nest(depth) => {
                     timed!(count, {
                         let reached: f64 = self.host.call("bench.nest", (depth,)).await?;
-                        ensure!(reached == depth as f64, "nested {reached} deep"); })
+                        ensure!(reached == depth as f64, "nested {reached} deep");
+                    })
                 }
                 Measure::Floats(megabytes) => {
                     let (bytes, sum) = floats(megabytes);
                     timed!(count, {
                         let value = json!({ "$bytes": BASE64_STANDARD.encode(&bytes) });
-                        check_sum(sum, self.host.call("bench.total", (value,)).await?)? })
+                        check_sum(sum, self.host.call("bench.total", (value,)).await?)?
+                    })
                 }
                 other => bail!("kernelbridge does not do {} yet", other.name()),
             }

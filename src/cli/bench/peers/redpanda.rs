@@ -94,7 +94,8 @@ impl System for Redpanda {
                     let records = Record::many(size);
                     timed!(count, {
                         let answers = process(&mut self.calls, vec![serde_json::to_vec(&records)?]).await?;
-                        check_all(&records, &serde_json::from_slice::<Vec<_>>(&answers[0])?)? })
+                        check_all(&records, &serde_json::from_slice::<Vec<_>>(&answers[0])?)?
+                    })
                 }
                 Measure::Messages(size) => {
                     let records = Record::many(size);
@@ -102,14 +103,16 @@ impl System for Redpanda {
                         let bodies = records.iter().map(serde_json::to_vec).collect::<Result<_, _>>()?;
                         let answers = process(&mut self.calls, bodies).await?;
                         let answers = answers.iter().map(|body| serde_json::from_slice(body));
-                        check_all(&records, &answers.collect::<Result<Vec<_>, _>>()?)? })
+                        check_all(&records, &answers.collect::<Result<Vec<_>, _>>()?)?
+                    })
                 }
                 Measure::Window => self.window(count).await,
                 Measure::Floats(megabytes) => {
                     let (bytes, sum) = floats(megabytes);
                     timed!(count, {
                         let answers = process(&mut self.calls, vec![bytes.clone()]).await?;
-                        check_sum(sum, serde_json::from_slice(&answers[0])?)? })
+                        check_sum(sum, serde_json::from_slice(&answers[0])?)?
+                    })
                 }
                 other => bail!("the Redpanda SDK does not do {}", other.name()),
             }
