@@ -7,7 +7,10 @@
 
 use std::{
     collections::{HashMap, HashSet},
-    sync::atomic::{AtomicU64, Ordering},
+    sync::{
+        Arc,
+        atomic::{AtomicU64, Ordering},
+    },
     time::Instant,
 };
 
@@ -20,7 +23,7 @@ pub struct Chain {
     /// Which chain.
     pub id: ChainId,
     /// Root first, for people and plugins: `["event 17", "quake-rate.fit"]`.
-    pub path: Vec<String>,
+    pub path: Arc<[String]>,
     /// When the root's time is over.
     pub deadline: Instant,
 }
@@ -30,13 +33,12 @@ static NEXT: AtomicU64 = AtomicU64::new(1);
 impl Chain {
     /// A new chain.
     pub fn root(name: impl Into<String>, deadline: Instant) -> Self {
-        Self { id: NEXT.fetch_add(1, Ordering::Relaxed), path: vec![name.into()], deadline }
+        Self { id: NEXT.fetch_add(1, Ordering::Relaxed), path: [name.into()].into(), deadline }
     }
 
     /// This chain with one more call, whose time may be shorter.
     pub fn then(&self, name: impl Into<String>, deadline: Instant) -> Self {
-        let mut path = self.path.clone();
-        path.push(name.into());
+        let path = self.path.iter().cloned().chain([name.into()]).collect();
         Self { id: self.id, path, deadline: self.deadline.min(deadline) }
     }
 

@@ -2,7 +2,7 @@
 //!
 //! Pure: parsing and matching only. Adding a language is adding a folder with this file and a shim; no Rust changes.
 
-use std::{collections::BTreeMap, time::Duration};
+use std::{collections::BTreeMap, fmt, time::Duration};
 
 use serde::{Deserialize, Serialize};
 
@@ -63,6 +63,43 @@ pub struct Shim {
     pub bootstrap: Option<String>,
 }
 
+/// What makes a plugin serve its host.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Activation {
+    /// An `execute_request` opens a turn, which ends when there is nothing more to do.
+    Execute,
+    /// The interpreter's own event loop watches the pipes; between two requests the kernel is idle.
+    Loop,
+    /// A thread of the interpreter's waits at the pipes, also while a cell runs.
+    Thread,
+}
+
+impl Activation {
+    /// All of them.
+    pub const ALL: [Self; 3] = [Self::Execute, Self::Loop, Self::Thread];
+
+    /// As in manifests.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Execute => "execute",
+            Self::Loop => "loop",
+            Self::Thread => "thread",
+        }
+    }
+
+    /// Does one turn stand for as long as the kernel lives?
+    pub fn is_standing(self) -> bool {
+        self != Self::Execute
+    }
+}
+
+impl fmt::Display for Activation {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.name())
+    }
+}
+
 /// The constants that open a turn. Nothing is ever pasted into them.
 #[derive(Debug, Clone, Default, Deserialize)]
 #[serde(deny_unknown_fields, rename_all = "kebab-case")]
@@ -75,6 +112,12 @@ pub struct Turn {
     pub pipe_async: Option<String>,
     /// As `jupyter`, for a plugin whose shim announced the feature `async`.
     pub jupyter_async: Option<String>,
+    /// Hands the FIFO pair to the interpreter's own event loop and returns; absent: the language has none that could
+    /// watch them. The shim must announce the feature `loop`.
+    #[serde(rename = "loop")]
+    pub standing: Option<String>,
+    /// As `loop`, with a thread of its own that waits for messages.
+    pub thread: Option<String>,
     /// `execute_request` with `silent`: R and Bash lose output and errors then, Prolog runs nothing.
     #[serde(default)]
     pub silent: bool,

@@ -12,7 +12,8 @@ def _kernelbridge():
     # What changes. served, asked: the last ids of the host's requests and of ours. notes: notifications not yet sent,
     # quiet: until when none goes alone. shielded: no author code is running, so that an interrupt waits (interrupted).
     # task: waits in the kernel's event loop for the async handler of request `awaited`.
-    now = types.SimpleNamespace(carrier=None, ended=True, served=0, asked=0, notes=collections.deque(maxlen=10000),
+    # batch: requests that came together and wait; held: responses to those before them, to go together; due: when they go.
+    now = types.SimpleNamespace(batch=collections.deque(), held=[], due=0, server=main_thread, is_async=False, carrier=None, ended=True, served=0, asked=0, notes=collections.deque(maxlen=10000),
                                 quiet=0, shielded=True, interrupted=False, task=None, awaited=None)
 
     class Error(Exception):
@@ -37,8 +38,11 @@ def _kernelbridge():
                 return getattr(value, convert)()
         raise TypeError(f"a value of type {type(value).__name__} has no JSON form")
 
-    encode = json.JSONEncoder(ensure_ascii=False, check_circular=False, allow_nan=False, separators=(",", ":"),
-                              default=unusual).encode
+    plain = json.JSONEncoder(ensure_ascii=False, check_circular=False, allow_nan=False, separators=(",", ":"),
+                             default=unusual)
+    if make := json.encoder.c_make_encoder:  # what `plain.encode` makes anew each time
+        make = make(None, unusual, json.encoder.encode_basestring, None, ":", ",", False, False, False)
+    encode = make and (lambda value: "".join(make(value, 0))) or plain.encode
 
     def dump(value):
         try:
@@ -73,10 +77,26 @@ def _kernelbridge():
 
     # ---- Carriers
     class Pipe:  # the FIFO pair in the kernel's private folder, open for one turn
-        def __init__(self): self.up, self.down = open(folder + "/to-host", "wb"), open(folder + "/to-plugin", "rb")
-        def send(self, body): self.up.write(b"%d\n%b" % (len(body), body)), self.up.flush()
-        def receive(self): return self.down.read(int(self.down.readline() or 0)).decode() or '{"method":"end"}'
-        def close(self): self.up.close(), self.down.close()
+        def __init__(self):
+            self.up, self.rest = os.open(folder + "/to-host", os.O_WRONLY | os.O_CLOEXEC), b""
+            self.down = os.open(folder + "/to-plugin", os.O_RDONLY | os.O_CLOEXEC)
+        def send(self, body):
+            left = b"%d\n%b" % (len(body), body)
+            while left := left[os.write(self.up, left):]:
+                left = memoryview(left)
+        def receive(self):
+            while (start := self.rest.find(b"\n") + 1) == 0:
+                if not (more := os.read(self.down, 1 << 18)):
+                    return '{"method":"end"}'
+                self.rest += more
+            end, parts, size = start + int(self.rest[:start]), [self.rest], len(self.rest)
+            while size < end:
+                parts.append(os.read(self.down, 1 << 18))
+                size += len(parts[-1]) or end
+            text = parts[0] if len(parts) == 1 else b"".join(parts)
+            self.rest = text[end:]
+            return text[start:end].decode()
+        def close(self): os.close(self.up), os.close(self.down)
 
     class Stdin:  # messages are prompts of input requests; the value of a reply is the host's next message
         def send(self, body):  # not by `input()`: it works only in cells, and drops a reply that came before its prompt
@@ -86,14 +106,22 @@ def _kernelbridge():
         def close(self): pass
 
     # ---- Messages
-    def send(*message):
-        messages = [*(now.notes.popleft() for _ in range(len(now.notes))), *message]
-        now.carrier.send(messages[0] if len(messages) == 1 else b"[%b]" % b",".join(messages))
+    def send(*message):  # after what waits to be sent
+        messages = [*now.held, *(now.notes.popleft() for _ in range(len(now.notes))), *message]
+        now.held, now.due = [], time.monotonic() + 0.001
+        if messages:
+            now.carrier.send(messages[0] if len(messages) == 1 else b"[%b]" % b",".join(messages))
 
     def receive(asked):  # the host's next request, or its response to our request `asked`; None when the turn is over
         while not now.ended:
-            text = now.carrier.receive()
-            message = (scan_bytes if '"$bytes"' in text else scan)(text, 0)[0]  # three microseconds less than `decode`
+            if now.batch and not asked:
+                message = now.batch.popleft()
+            else:
+                text = now.carrier.receive()
+                message = (scan_bytes if '"$bytes"' in text else scan)(text, 0)[0]  # 3 microseconds less than `decode`
+                if type(message) is list:
+                    now.batch.extend(message)
+                    continue
             method, id = message.get("method"), message.get("id", 0)
             now.ended = method == "end"
             if id > now.served if method else id == asked:  # else it is stale
@@ -101,7 +129,7 @@ def _kernelbridge():
                 return message
 
     def request(method, params):  # and serve the host until it answers: whoever waits, serves
-        if now.carrier is None or threading.get_ident() != main_thread:
+        if now.carrier is None or threading.get_ident() != now.server:
             raise Error("Cancelled", "no turn is open here: calls belong inside a handler, in the main thread")
         with contextlib.suppress(ValueError):  # there is no frame so deep; what follows must not fail in the middle
             raise sys._getframe(sys.getrecursionlimit() * 3 // 4) and RecursionError("too deep to call the host")
@@ -110,42 +138,70 @@ def _kernelbridge():
             now.asked = asked = now.asked + 1
             send(b'{"jsonrpc":"2.0","id":%d,"method":"%b","params":%b}' % (asked, method, params))
             while "method" in (message := receive(asked) or {"error": Error("Cancelled", "the turn is over").error}):
-                at_once(serve(message, apart=True))
+                serve(message)
             if error := message.get("error"):
                 raise Error((error.get("data") or {}).get("kind", "Raised"), error["message"], error)
             return message.get("result")
 
     def notify(method, params):
         now.notes.append(b'{"jsonrpc":"2.0","method":"%b","params":%b}' % (method, dump(params)))
-        if now.carrier and threading.get_ident() == main_thread and time.monotonic() >= now.quiet:
+        if now.carrier and threading.get_ident() == now.server and time.monotonic() >= now.quiet:
             with Shield():
                 send()
                 while isinstance(now.carrier, Stdin) and '"continue"' not in now.carrier.receive():
                     pass
                 now.quiet = isinstance(now.carrier, Stdin) and time.monotonic() + 0.1  # each is a round trip there
 
-    async def serve(message, apart):  # async handlers wait in the kernel's event loop, or apart from it
+    def serve(message):  # at once: async handlers run apart from the kernel's event loop, which stands still
         id, method, params = message["id"], message["method"], message.get("params")
         if method == "series":
-            response = await series(params, id, apart)
-        else:
-            result = await attempt(method, params, id, apart)
-            batch = method == "events" and not isinstance(result, BaseException)
-            response = outcomes(result, len(params["events"])) if batch else outcome(result)
+            return respond(id, at_once(series(params, id, apart=True)))
+        result = attempt(perform, method, params)
+        if type(result) is types.CoroutineType:
+            result = attempt(run_apart, result)
+        respond(id, body(method, params, result))
+
+    async def serve_later(message):  # async handlers run in the kernel's event loop
+        id, method, params = message["id"], message["method"], message.get("params")
+        if method == "series":
+            return respond(id, await series(params, id, apart=False))
+        result = attempt(perform, method, params)
+        if type(result) is types.CoroutineType:
+            result = await attempt_later(result, id)
+        respond(id, body(method, params, result))
+
+    def body(method, params, result):  # the end of a response
+        is_batch = method == "events" and not isinstance(result, BaseException)
+        return outcomes(result, len(params["events"])) if is_batch else outcome(result)
+
+    def respond(id, body):
         for stream in (sys.stdout, sys.stderr):
             if getattr(stream, "_flush_pending", True):  # a needless flush of ipykernel's costs 50 microseconds
                 stream.flush()
         if figures := sys.modules.get("matplotlib_inline.backend_inline"):
             figures.flush_figures()  # else they are shown when the turn ends
-        if not now.ended:
-            send(b'{"jsonrpc":"2.0","id":%d,%b}' % (id, response))
+        response = b'{"jsonrpc":"2.0","id":%d,%b}' % (id, body)
+        if now.batch and time.monotonic() < now.due:  # others wait to be served: their responses go together
+            now.held.append(response)
+        elif not now.ended:
+            send(response)
 
-    async def attempt(method, params, id, apart):  # the result, or what was raised
+    def perform(method, params): return find(methods, method, "method")(params)
+
+    def attempt(function, *args):  # the result, or what was raised
         try:
             now.shielded = now.interrupted = False
-            result = find(methods, method, "method")(params)
-            if type(result) is types.CoroutineType:
-                result = run_apart(result) if apart else await finish(result, id)
+            result = function(*args)
+            now.shielded = True
+            return result
+        except (Exception, KeyboardInterrupt, SystemExit, asyncio.CancelledError) as error:
+            now.shielded = True
+            return error
+
+    async def attempt_later(coroutine, id):
+        try:
+            now.shielded = now.interrupted = False
+            result = await finish(coroutine, id)
             now.shielded = True
             return result
         except (Exception, KeyboardInterrupt, SystemExit, asyncio.CancelledError) as error:
@@ -156,7 +212,10 @@ def _kernelbridge():
         bodies, clock = [], time.perf_counter
         began = last = clock()
         for event in params["events"]:
-            body = outcome(await attempt("event", {**event, "chain": params["chain"]}, id, apart))
+            result = attempt(perform, "event", {**event, "chain": params["chain"]})
+            if type(result) is types.CoroutineType:
+                result = attempt(run_apart, result) if apart else await attempt_later(result, id)
+            body = outcome(result)
             before, last = last, clock()
             bodies.append(b'{%b,"ms":%.3f}' % (body, (last - before) * 1000))
             if now.ended or body.startswith(b'"error"') or (last - began) * 1000 > params["within_ms"]:
@@ -173,13 +232,16 @@ def _kernelbridge():
                 task.uncancel()
 
     def run_apart(coroutine):  # in a loop of its own, because the kernel's loop stands still in a call of ours
-        loop, task = asyncio.get_running_loop(), asyncio.current_task()
-        asyncio._leave_task(loop, task), asyncio._set_running_loop(None)
+        loop = asyncio._get_running_loop()  # none in a thread
+        task = loop and asyncio.current_task()  # none when the loop called us
         try:
+            task and asyncio._leave_task(loop, task)
+            asyncio._set_running_loop(None)
             with contextlib.closing(asyncio.new_event_loop()) as own:
                 return own.run_until_complete(coroutine)
         finally:
-            asyncio._set_running_loop(loop), asyncio._enter_task(loop, task)
+            asyncio._set_running_loop(loop)
+            task and asyncio._enter_task(loop, task)
 
     def at_once(coroutine):  # one that never waits
         try:
@@ -216,7 +278,7 @@ def _kernelbridge():
     def initialize(params):
         bridge.plugin, bridge.config = params.get("plugin") or {}, params.get("config") or {}
         interpreter = f"Python {platform.python_version()}, ipykernel {ipykernel.__version__}"
-        return {"bridge": "1", "language": "python", "interpreter": interpreter, "features": ["async", "bytes", "series"]}
+        return {"bridge": "1", "language": "python", "interpreter": interpreter, "features": ["async", "batch", "bytes", "loop", "series"]}
 
     def load(params):  # into a new module, which is from now on the namespace of the kernel's cells, too
         now.tags, now.handlers, now.exports, now.farewells, now.is_async = [], {}, {}, [], False
@@ -298,19 +360,61 @@ def _kernelbridge():
             notify(b"progress", {"done": done, "total": total, "message": message})
         def _turn(self, carrier): at_once(self._turn_async(carrier, apart=True))
         async def _turn_async(self, carrier, apart=False):
-            previous, now.ended, now.shielded = signal.signal(signal.SIGINT, interrupt), False, True
-            # A plugin has no keyboard, but the host may have an answer. ipykernel puts its own back after the cell.
-            builtins.input = getpass.getpass = lambda prompt="", stream=None: self.call("host.input", str(prompt))
+            previous = enter()
             try:
                 with contextlib.closing({"pipe": Pipe, "jupyter": Stdin}[carrier]()) as now.carrier:
-                    now.carrier.send(b'{"jsonrpc":"2.0","method":"ready"}')
+                    ready()
                     while message := receive(asked=0):
                         if not apart:
                             await asyncio.sleep(0)  # a turn of the author's other tasks
-                        await serve(message, apart)
+                            await serve_later(message)
+                        else:
+                            serve(message)
             finally:
                 now.carrier = None
                 signal.signal(signal.SIGINT, previous)
+        def _loop(self, thread=False):  # the kernel's own loop, or a thread, watches the pipe; the cell ends at once
+            now.carrier, loop = Pipe(), asyncio.get_running_loop()
+            ready()
+            if thread:
+                threading.Thread(target=watch, daemon=True).start()
+            else:
+                loop.call_soon(enter)  # after the cell, whose end puts back what was before
+                loop.add_reader(now.carrier.down, arrived, loop)
+
+    def ready():
+        now.batch.clear()
+        now.held, now.ended = [], False
+        now.carrier.send(b'{"jsonrpc":"2.0","method":"ready"}')
+
+    def enter():  # returns who was interrupted before
+        now.shielded = True
+        # A plugin has no keyboard, but the host may have an answer. ipykernel puts its own back after the cell.
+        builtins.input = getpass.getpass = lambda prompt="", stream=None: bridge.call("host.input", str(prompt))
+        return signal.signal(signal.SIGINT, interrupt)
+
+    def leave(loop=None):
+        if loop:
+            loop.remove_reader(now.carrier.down)
+        now.carrier, carrier = None, now.carrier
+        carrier.close()
+
+    def arrived(loop):  # called by the kernel's loop when there is something to read
+        while message := receive(asked=0):
+            if now.is_async:
+                loop.create_task(serve_later(message))
+                return
+            serve(message)
+            if not (now.batch or now.carrier.rest):
+                return
+        leave(loop)
+
+    def watch():
+        now.server = threading.get_ident()
+        while message := receive(asked=0):
+            serve(message)
+        now.server = main_thread
+        leave()
 
     bridge = Bridge()
     bridge.Error, bridge.Event = Error, Event

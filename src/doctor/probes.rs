@@ -194,6 +194,7 @@ async fn load(runtime: &Runtime, cells: Vec<Cell>, carrier: Option<Carrier>, des
         sandbox: Sandbox::default(),
         limits: Limits { startup: STARTUP, ..Limits::default() },
         carrier,
+        activation: None,
         template: None,
         instance: None,
     };

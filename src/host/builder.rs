@@ -294,6 +294,7 @@ pub(super) fn read_source(manifest: &Manifest, file: &Path) -> Result<PluginSour
             CarrierChoice::Jupyter => Some(Carrier::Jupyter),
             CarrierChoice::Pipe => Some(Carrier::Pipe),
         },
+        activation: manifest.activation,
         template: manifest.template().cloned(),
         instance: None,
     })

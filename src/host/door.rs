@@ -9,7 +9,7 @@ use crate::{
     chain::Chain,
     host::{Event, News, functions::Caller, shared::Shared},
     plugin::{Answer, Emission, HostCalls, PluginNews},
-    rpc::{ErrorKind, RpcError},
+    rpc::{self, ErrorKind, RpcError},
 };
 
 /// What the plugins know of the host. A plugin's task may outlive the host by a moment, so it does not own it.
@@ -57,7 +57,7 @@ impl Door {
             let message = "plugins have no keyboard; the application can answer with `Host::builder().on_input(...)`";
             return Err(RpcError::new(ErrorKind::Denied, message));
         }
-        let (name, plugin) = (name.to_owned(), plugin.to_owned());
+        let (name, plugin, args) = (name.to_owned(), plugin.to_owned(), rpc::compact(args));
         Ok(Box::pin(async move { shared.call_plugin(&name, &args, &chain, Some(&plugin)).await }))
     }
 

@@ -185,7 +185,8 @@ struct Versioned {
 
 /// Arguments of a call as a JSON array; `()` stands for none.
 pub(super) fn write_args(name: &str, args: &impl Serialize) -> Result<Box<RawValue>, RpcError> {
-    let args = to_raw_value(args).map_err(|error| invalid(name, &error))?;
+    // The application's own values may hold JSON as it was written by others.
+    let args = rpc::compact(to_raw_value(args).map_err(|error| invalid(name, &error))?);
     match args.get() {
         "null" => to_raw_value::<[(); 0]>(&[]).map_err(|error| invalid(name, &error)),
         array if array.starts_with('[') => Ok(args),

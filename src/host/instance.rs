@@ -36,7 +36,7 @@ pub(crate) struct Instance {
     commands: mpsc::UnboundedSender<Command>,
     requests: AtomicUsize,
     /// What the oldest request under way is about.
-    working_on: Mutex<Option<(String, Instant)>>,
+    working_on: Mutex<Option<(Arc<[String]>, Instant)>>,
 }
 
 /// A plugin in a living kernel.
@@ -73,7 +73,7 @@ impl Instance {
         match (&*self.state.borrow(), &*lock(&self.working_on)) {
             (State::Ready { process_id }, Some((on, since))) => State::Busy {
                 process_id: *process_id,
-                on: on.clone(),
+                on: on.first().cloned().unwrap_or_default(),
                 for_ms: u64::try_from(since.elapsed().as_millis()).unwrap_or(u64::MAX),
             },
             (state, _) => state.clone(),
@@ -184,8 +184,7 @@ struct Working<'a>(&'a Instance);
 impl<'a> Working<'a> {
     fn new(instance: &'a Instance, chain: &Chain) -> Self {
         if instance.requests.fetch_add(1, Ordering::Relaxed) == 0 {
-            let on = chain.path.first().cloned().unwrap_or_default();
-            *lock(&instance.working_on) = Some((on, Instant::now()));
+            *lock(&instance.working_on) = Some((chain.path.clone(), Instant::now()));
         }
         Self(instance)
     }

@@ -41,7 +41,7 @@ use tokio::task::JoinHandle;
 use crate::{
     chain::Chain,
     plugin::About,
-    rpc::{Cell, ErrorKind, Handler, Load, RpcError},
+    rpc::{self, Cell, ErrorKind, Handler, Load, RpcError},
     store::Store,
     suggest::did_you_mean,
     supervision::State,
@@ -122,7 +122,7 @@ impl Host {
     /// arguments or result do not fit.
     pub async fn call<T: DeserializeOwned>(&self, name: &str, args: impl Serialize) -> Result<T, RpcError> {
         let args = write_args(name, &args)?;
-        typed(name, &self.call_raw(name, &args).await?)
+        typed(name, &call_root(&self.shared, name, &args).await?)
     }
 
     /// As [`Host::call`], with arguments and result as JSON.
@@ -131,7 +131,7 @@ impl Host {
     ///
     /// As [`Host::call`].
     pub async fn call_raw(&self, name: &str, args: &RawValue) -> Result<Box<RawValue>, RpcError> {
-        call_root(&self.shared, name, args).await
+        call_root(&self.shared, name, &rpc::compact(args.to_owned())).await
     }
 
     /// What the filters make of an event, without delivering it; `None` when one of them drops it.

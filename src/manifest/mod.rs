@@ -13,6 +13,7 @@
 //! bridge = "1"                   # protocol version it was written for
 //! isolation = "own"              # own | shared
 //! carrier = "auto"               # auto | jupyter | pipe
+//! activation = "auto"            # auto | execute | loop | thread
 //! turn = "shim"                  # shim | template (basic level, see `Template`)
 //! sandbox = "none"               # none | read-only | no-network, or a list of the last two
 //! env = ["MY_TOKEN"]             # variables of the host's that it gets too; default: none
@@ -65,7 +66,7 @@ use std::{
     time::Duration,
 };
 
-use crate::pattern::Pattern;
+use crate::{language::Activation, pattern::Pattern};
 
 pub use self::{
     error::{ManifestError, Problem},
@@ -95,6 +96,8 @@ pub struct Manifest {
     pub isolation: Isolation,
     /// How RPC messages are to travel.
     pub carrier: CarrierChoice,
+    /// What is to make it serve its host; `None`: the quickest that works here.
+    pub activation: Option<Activation>,
     /// What its kernel is kept from.
     pub sandbox: Sandbox,
     /// Names of the host's variables that it gets beside those that every kernel gets.

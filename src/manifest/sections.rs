@@ -9,6 +9,7 @@ use std::{
 use toml::de::{DeTable, DeValue};
 
 use crate::{
+    language::Activation,
     manifest::{
         BRIDGE_VERSION, CarrierChoice, Delivery, Exports, Isolation, Limits, Manifest, ManifestError, Permissions,
         QueueSettings, Restart, Runtime, Sandbox, Template, WhenFull, config,
@@ -24,7 +25,7 @@ use crate::{
 const SECTIONS: [(&str, &[&str]); 9] = [
     (
         "plugin",
-        &["name", "version", "language", "kernel", "entry", "bridge", "isolation", "carrier", "turn", "sandbox", "env"],
+        &["name", "version", "language", "kernel", "entry", "bridge", "isolation", "carrier", "activation", "turn", "sandbox", "env"],
     ),
     ("permissions", &["call", "emit"]),
     ("exports", &["allow"]),
@@ -70,6 +71,7 @@ struct PluginSection {
     bridge: String,
     isolation: Isolation,
     carrier: CarrierChoice,
+    activation: Option<Activation>,
     sandbox: Sandbox,
     env: Vec<String>,
 }
@@ -114,6 +116,7 @@ pub(super) fn read(text: &str, path: &Path) -> Result<Manifest, ManifestError> {
         bridge: plugin.bridge,
         isolation: plugin.isolation,
         carrier: plugin.carrier,
+        activation: plugin.activation,
         sandbox: plugin.sandbox,
         env: plugin.env,
         permissions,
@@ -176,6 +179,9 @@ fn read_plugin<'t>(document: &DeTable<'t>, report: &mut Report<'t>) -> PluginSec
     let isolation = section.choice("isolation", &[("own", Isolation::Own), ("shared", Isolation::Shared)]);
     let carriers = [("auto", CarrierChoice::Auto), ("jupyter", CarrierChoice::Jupyter), ("pipe", CarrierChoice::Pipe)];
     let carrier = section.choice("carrier", &carriers);
+    let named = Activation::ALL.map(|activation| (activation.name(), Some(activation)));
+    let activations: Vec<_> = [("auto", None)].into_iter().chain(named).collect();
+    let activation = section.choice("activation", &activations).flatten();
     let sandbox = read_sandbox(&mut section);
     let env = section.list("env", "a list of names", "[\"MY_TOKEN\"]", variable);
     let turn = section.choice("turn", &[("shim", Turn::Shim), ("template", Turn::Template)]).unwrap_or(Turn::Shim);
@@ -203,6 +209,7 @@ fn read_plugin<'t>(document: &DeTable<'t>, report: &mut Report<'t>) -> PluginSec
         bridge: bridge.unwrap_or_else(|| BRIDGE_VERSION.to_owned()),
         isolation: isolation.unwrap_or(Isolation::Own),
         carrier: carrier.unwrap_or(CarrierChoice::Auto),
+        activation,
         sandbox,
         env: env.unwrap_or_default(),
     }

@@ -17,10 +17,10 @@ use tokio::{
 use crate::{
     chain::Chain,
     client::{ClientError, Executed, KernelClient, LaunchOptions, Output},
-    language::{Interrupt, Language},
+    language::{Activation, Interrupt, Language},
     manifest::{self, Manifest, ManifestError, Problem, Sandbox, Template},
     plugin::{
-        About, Carrier, HostCalls, Mail, Plugin, SharedGraph,
+        About, Carrier, HostCalls, Mail, Plugin, SharedGraph, Way,
         actor::{Actor, State},
         prints::Prints,
         template::{self, TemplateActor},
@@ -75,6 +75,8 @@ pub struct PluginSource {
     pub instance: Option<u32>,
     /// A carrier that must be used; `None`: the first that works.
     pub carrier: Option<Carrier>,
+    /// What must make it serve us; `None`: the quickest that the language has.
+    pub activation: Option<Activation>,
     /// For a plugin at the basic level: code to execute for events and calls.
     pub template: Option<Template>,
 }
@@ -110,6 +112,19 @@ pub enum LoadError {
         kernelspec: String,
         /// What was tried and what came of it.
         tried: Vec<(Carrier, RpcError)>,
+    },
+    /// The manifest wants an activation that the language or the carrier does not have.
+    #[error(
+        "kernelspec `{kernelspec}` cannot do `activation = \"{activation}\"` over carrier `{carrier}`; leave it out, or \
+         write `activation = \"execute\"`"
+    )]
+    NoActivation {
+        /// The kernelspec.
+        kernelspec: String,
+        /// What is wanted.
+        activation: Activation,
+        /// The carrier that works.
+        carrier: Carrier,
     },
     /// The shim speaks another version of the protocol.
     #[error("the shim speaks version `{found}` of the plugin protocol, not `{expected}`", expected = rpc::VERSION)]
@@ -153,6 +168,7 @@ impl Plugin {
             interpreter: format!("{} {}", client.info().implementation, client.info().implementation_version),
             kernelspec: runtime.kernelspec.clone(),
             carrier: None,
+            activation: None,
             startup_ms: 0,
             process_id: client.process().id(),
         };
@@ -200,15 +216,14 @@ impl Plugin {
                 let bootstrap = language.shim.as_ref().and_then(|shim| shim.bootstrap.as_deref()).unwrap_or(shim);
                 execute(&client, runtime, bootstrap, deadline).await?;
                 let limit_bytes = usize::try_from(source.limits.result_bytes).unwrap_or(usize::MAX);
-                let (carrier, is_async, state) = (Carrier::Pipe, false, State::default());
+                let state = State::default();
                 let actor = Actor {
                     name,
                     seat,
                     death,
                     client,
                     language: language.clone(),
-                    carrier,
-                    is_async,
+                    way: Way::first(Carrier::Pipe),
                     limit_bytes,
                     prints,
                     host,
@@ -240,7 +255,8 @@ impl Plugin {
             if !exists || source.carrier.is_some_and(|forced| forced != carrier) {
                 continue;
             }
-            self.tell(Mail::UseCarrier { carrier, is_async: false }).await;
+            let mut way = Way::first(carrier);
+            self.tell(Mail::Use(way)).await;
             let initialize = Initialize {
                 bridge: rpc::VERSION,
                 carrier: carrier.name(),
@@ -255,8 +271,23 @@ impl Plugin {
                     if language.kernel.child_interpreter {
                         self.tell(Mail::WatchInterpreter).await;
                     }
-                    self.takes_series = result.features.iter().any(|feature| feature == rpc::SERIES);
-                    return self.send_source(source, carrier, deadline).await;
+                    let has = |wanted: &str| result.features.iter().any(|feature| feature == wanted);
+                    self.takes_series = has(rpc::SERIES);
+                    way.takes_batches = has(rpc::BATCH);
+                    way.activation = match (source.activation, carrier) {
+                        (None, Carrier::Pipe) if turn.standing.is_some() && has(rpc::LOOP) => Activation::Loop,
+                        (None, _) => Activation::Execute,
+                        (Some(Activation::Execute), _) => Activation::Execute,
+                        (Some(Activation::Loop), Carrier::Pipe) if turn.standing.is_some() && has(rpc::LOOP) => Activation::Loop,
+                        (Some(Activation::Thread), Carrier::Pipe) if turn.thread.is_some() && has(rpc::LOOP) => {
+                            Activation::Thread
+                        }
+                        (Some(activation), _) => {
+                            let kernelspec = runtime.kernelspec.clone();
+                            return Err(LoadError::NoActivation { kernelspec, activation, carrier });
+                        }
+                    };
+                    return self.send_source(source, way, deadline).await;
                 }
                 Ok(result) => return Err(LoadError::Version { found: result.bridge }),
                 Err(error) => tried.push((carrier, error)),
@@ -268,7 +299,7 @@ impl Plugin {
     async fn send_source(
         &mut self,
         source: &PluginSource,
-        carrier: Carrier,
+        mut way: Way,
         deadline: Instant,
     ) -> Result<(), LoadError> {
         let path = source.path.as_ref().map(|path| path.to_string_lossy());
@@ -282,9 +313,9 @@ impl Plugin {
         };
         let result = self.ask::<LoadResult>("load", &load, deadline).await.map_err(raised)?;
         self.handlers = result.handlers;
-        if result.is_async {
-            self.tell(Mail::UseCarrier { carrier, is_async: true }).await;
-        }
+        way.is_async = result.is_async;
+        self.about.activation = Some(way.activation);
+        self.tell(Mail::Use(way)).await;
         Ok(())
     }
 

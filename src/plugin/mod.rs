@@ -34,6 +34,7 @@ use tokio::{
 use crate::{
     chain::{Chain, WaitGraph},
     client::{ClientError, Output, Prober},
+    language::Activation,
     rpc::{self, Handler, LogLevel, Params, RpcError},
 };
 
@@ -159,20 +160,37 @@ pub struct About {
     pub kernelspec: String,
     /// How RPC messages travel; `None` at the basic level.
     pub carrier: Option<Carrier>,
+    /// What makes it serve us; `None` at the basic level.
+    pub activation: Option<Activation>,
     /// From launch to loaded.
     pub startup_ms: u64,
     /// The kernel's process.
     pub process_id: u32,
 }
 
+/// How turns are opened, and how messages travel in them.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+struct Way {
+    carrier: Carrier,
+    activation: Activation,
+    is_async: bool,
+    /// Does the shim take several requests in one message?
+    takes_batches: bool,
+}
+
+impl Way {
+    /// Until more is known of the shim and the plugin.
+    fn first(carrier: Carrier) -> Self {
+        Self { carrier, activation: Activation::Execute, is_async: false, takes_batches: false }
+    }
+}
+
 /// What the actor finds in its inbox.
 #[derive(Debug)]
 enum Mail {
     Job(Job),
-    UseCarrier {
-        carrier: Carrier,
-        is_async: bool,
-    },
+    /// From the next turn on.
+    Use(Way),
     /// Whatever the kernel has started by now is the interpreter.
     WatchInterpreter,
     Stop {
@@ -187,7 +205,8 @@ struct Job {
     method: &'static str,
     /// Events or calls in it.
     count: usize,
-    params: Box<RawValue>,
+    /// Compact JSON.
+    params: String,
     chain: Chain,
     deadline: Instant,
     reply: oneshot::Sender<Result<Box<RawValue>, RpcError>>,
@@ -260,10 +279,9 @@ impl Plugin {
         deadline: Instant,
     ) -> Result<Box<RawValue>, RpcError> {
         let count = params.count();
-        let params = serde_json::value::to_raw_value(params)
+        let params = serde_json::to_string(params)
             .map_err(|error| RpcError::new(rpc::ErrorKind::Invalid, error.to_string()))?;
         let (reply, answer) = oneshot::channel();
-        let params = rpc::compact(params);
         let job = Job { method, count, params, chain: chain.clone(), deadline, reply };
         let gone = || RpcError::new(rpc::ErrorKind::Gone, "the plugin has been shut down").in_plugin(&self.name);
         self.inbox.send(Mail::Job(job)).await.map_err(|_| gone())?;

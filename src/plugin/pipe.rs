@@ -5,33 +5,34 @@
 //! for each turn: whatever an interrupted turn left in them is gone when nobody has them open.
 
 use std::{
-    io,
+    fs::{File, OpenOptions},
+    io::{self, Read, Write},
+    os::unix::fs::OpenOptionsExt,
     path::{Path, PathBuf},
+    task::{Context, Poll},
 };
 
 use bytes::{Buf, BytesMut};
-use tokio::{
-    io::Interest,
-    net::unix::pipe::{OpenOptions, Receiver, Sender},
-};
+use nix::fcntl::{FcntlArg, OFlag, fcntl};
+use tokio::io::{Interest, Ready, unix::AsyncFd};
 
 use crate::{
     provision::Folder,
     rpc::{self, FrameError},
 };
 
-/// As much as a FIFO holds.
-const STALE_BYTES: usize = 64 * 1024;
+/// As much as a FIFO is to hold, and the most that is read at once.
+const PIPE_BYTES: usize = 256 * 1024;
 /// A body of this size is not even passed over; who announces it is not to be believed.
 const ABSURD_BYTES: usize = 1 << 30;
-/// Room made for each read.
-const READ_BYTES: usize = 64 * 1024;
 
 /// One turn's pair of FIFOs.
 #[derive(Debug)]
 pub(super) struct Pipe {
-    receiver: Receiver,
-    sender: Sender,
+    receiver: AsyncFd<File>,
+    sender: AsyncFd<File>,
+    /// Where a read ends up first.
+    scratch: Vec<u8>,
     inbox: BytesMut,
     outbox: BytesMut,
     limit_bytes: usize,
@@ -64,38 +65,34 @@ impl Pipe {
     /// Open both ends.
     pub fn open(folder: &Path, limit_bytes: usize) -> io::Result<Self> {
         let to_host = folder.join(Folder::TO_HOST);
-        let receiver = OpenOptions::new().open_receiver(&to_host)?;
-        let sender = OpenOptions::new().read_write(true).open_sender(folder.join(Folder::TO_PLUGIN))?;
-        let mut pipe = Self {
-            receiver,
-            sender,
-            inbox: BytesMut::with_capacity(READ_BYTES),
+        let receiver = open(&to_host, OpenOptions::new().read(true))?;
+        let sender = open(&folder.join(Folder::TO_PLUGIN), OpenOptions::new().read(true).write(true))?;
+        // A child of R, Lua or Bash may have kept the FIFOs open since the last turn, and with them what was left inside.
+        // Read once: it is all that fits, and whoever goes on writing must not keep us here.
+        let mut scratch = vec![0; PIPE_BYTES];
+        for mut end in [&receiver, &sender] {
+            let _ = end.read(&mut scratch);
+            // Fewer changes of process for large messages; where the user has no more such room, it stays as it is.
+            let _ = fcntl(end, FcntlArg::F_SETPIPE_SZ(PIPE_BYTES as i32));
+        }
+        Ok(Self {
+            receiver: watch(receiver, Interest::READABLE)?,
+            sender: watch(sender, Interest::WRITABLE)?,
+            scratch,
+            inbox: BytesMut::new(),
             outbox: BytesMut::new(),
             limit_bytes,
             skipped: None,
             to_host,
             heard: false,
             closed: false,
-        };
-        pipe.drain_stale(folder)?;
-        Ok(pipe)
-    }
-
-    /// A child of R, Lua or Bash may have kept the FIFOs open since the last turn, and with them what was left inside.
-    fn drain_stale(&mut self, folder: &Path) -> io::Result<()> {
-        let to_plugin = OpenOptions::new().read_write(true).open_receiver(folder.join(Folder::TO_PLUGIN))?;
-        let mut stale = vec![0; STALE_BYTES];
-        for receiver in [&self.receiver, &to_plugin] {
-            // Past tokio, which reads nothing before the runtime has looked once. Once: it is all that fits, and whoever
-            // goes on writing must not keep us here.
-            let _ = rustix::io::read(receiver, &mut stale);
-        }
-        Ok(())
+        })
     }
 
     /// Queue a message; [`Pipe::flush`] and [`Pipe::progress`] write it.
     pub fn push(&mut self, message: &str) {
-        self.outbox.extend_from_slice((message.len() + 1).to_string().as_bytes());
+        self.outbox.reserve(message.len() + 24);
+        self.outbox.extend_from_slice(itoa::Buffer::new().format(message.len() + 1).as_bytes());
         self.outbox.extend_from_slice(b"\n");
         self.outbox.extend_from_slice(message.as_bytes());
         self.outbox.extend_from_slice(b"\n");
@@ -104,9 +101,10 @@ impl Pipe {
     /// Write what can be written without waiting.
     pub fn flush(&mut self) -> io::Result<()> {
         while !self.outbox.is_empty() {
-            match self.sender.try_write(&self.outbox) {
+            match self.sender.get_ref().write(&self.outbox) {
                 Ok(size) => self.outbox.advance(size),
                 Err(error) if error.kind() == io::ErrorKind::WouldBlock => break,
+                Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
                 Err(error) => return Err(error),
             }
         }
@@ -115,17 +113,26 @@ impl Pipe {
 
     /// Wait until something could be read or written, and do it. Never returns once both is over. Cancel safe.
     pub async fn progress(&mut self) -> io::Result<()> {
-        tokio::select! {
-            ready = self.receiver.ready(Interest::READABLE), if !self.closed => {
-                let was_closed = ready?.is_read_closed();
-                self.read_after(was_closed)
-            }
-            ready = self.sender.writable(), if !self.outbox.is_empty() => {
-                ready?;
-                self.flush()
-            }
-            else => std::future::pending().await,
+        std::future::poll_fn(|context| self.poll_progress(context)).await
+    }
+
+    fn poll_progress(&mut self, context: &mut Context<'_>) -> Poll<io::Result<()>> {
+        if !self.closed
+            && let Poll::Ready(ready) = self.receiver.poll_read_ready(context)
+        {
+            let mut guard = ready?;
+            let was_closed = guard.ready().is_read_closed();
+            // Cleared before the read, so that what comes after it is noticed; an end stays.
+            guard.clear_ready_matching(Ready::READABLE);
+            return Poll::Ready(self.read_after(was_closed));
         }
+        if !self.outbox.is_empty()
+            && let Poll::Ready(ready) = self.sender.poll_write_ready(context)
+        {
+            ready?.clear_ready();
+            return Poll::Ready(self.flush());
+        }
+        Poll::Pending
     }
 
     /// Read what is there.
@@ -135,28 +142,47 @@ impl Pipe {
 
     /// `was_closed`: tokio has seen an end of the file, and will say so for ever.
     fn read_after(&mut self, was_closed: bool) -> io::Result<()> {
-        if self.closed {
-            return Ok(());
-        }
-        self.inbox.reserve(READ_BYTES);
-        match self.receiver.try_read_buf(&mut self.inbox) {
-            // A child that had it open since an earlier turn ended; the shim has yet to open it.
-            Ok(0) if !self.heard => self.reopen()?,
-            Ok(0) => self.closed = true,
-            Ok(_) => self.heard = true,
-            Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
-                if was_closed {
-                    self.reopen()?;
+        while !self.closed {
+            match self.receiver.get_ref().read(&mut self.scratch) {
+                // A child that had it open since an earlier turn ended; the shim has yet to open it.
+                Ok(0) if !self.heard => return self.reopen(),
+                Ok(0) => self.closed = true,
+                Ok(size) => {
+                    self.heard = true;
+                    self.take(size);
+                    // Less than there is room for: it was all.
+                    if size < self.scratch.len() {
+                        break;
+                    }
                 }
+                Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
+                    if was_closed {
+                        self.reopen()?;
+                    }
+                    break;
+                }
+                Err(error) => return Err(error),
             }
-            Err(error) => return Err(error),
         }
         Ok(())
     }
 
+    /// Keep what was read, unless it belongs to a body that is passed over.
+    fn take(&mut self, size: usize) {
+        let mut read = &self.scratch[..size];
+        if let Some(skipped) = &mut self.skipped {
+            let passing = read.len().min(skipped.left);
+            skipped.pass(&read[..passing]);
+            read = &read[passing..];
+        }
+        self.inbox.extend_from_slice(read);
+    }
+
     /// What is inside stays, since the old one is open until there is the new one.
     fn reopen(&mut self) -> io::Result<()> {
-        self.receiver = OpenOptions::new().open_receiver(&self.to_host)?;
+        let receiver = open(&self.to_host, OpenOptions::new().read(true))?;
+        self.receiver = watch(receiver, Interest::READABLE)?;
         Ok(())
     }
 
@@ -167,32 +193,41 @@ impl Pipe {
     /// When the other side does not keep to `<length>\n<body>`, or announces what cannot be: nothing after that can be
     /// trusted.
     pub fn pop(&mut self) -> io::Result<Option<Frame>> {
-        if self.skipped.is_some() {
-            return Ok(self.skip());
-        }
-        match rpc::take_frame(&mut self.inbox, self.limit_bytes) {
-            Ok(body) => Ok(body.map(Frame::Body)),
-            Err(FrameError::TooLarge { size_bytes }) if size_bytes < ABSURD_BYTES => {
-                self.skipped = Some(Skipped { head: BytesMut::new(), size_bytes, left: size_bytes });
-                Ok(self.skip())
+        if self.skipped.is_none() {
+            match rpc::take_frame(&mut self.inbox, self.limit_bytes) {
+                Ok(body) => return Ok(body.map(Frame::Body)),
+                Err(FrameError::TooLarge { size_bytes }) if size_bytes < ABSURD_BYTES => {
+                    let mut skipped = Skipped { head: BytesMut::new(), size_bytes, left: size_bytes };
+                    let passing = self.inbox.len().min(size_bytes);
+                    skipped.pass(&self.inbox.split_to(passing));
+                    self.skipped = Some(skipped);
+                }
+                Err(error) => return Err(io::Error::new(io::ErrorKind::InvalidData, error)),
             }
-            Err(error) => Err(io::Error::new(io::ErrorKind::InvalidData, error)),
         }
+        let over = self.skipped.take_if(|skipped| skipped.left == 0);
+        Ok(over.map(|Skipped { head, size_bytes, .. }| Frame::TooLarge { head, size_bytes }))
     }
+}
 
-    /// Let go of what was read of a body that is too large; its beginning, once all of it has passed.
-    fn skip(&mut self) -> Option<Frame> {
-        let skipped = self.skipped.as_mut()?;
-        let passing = self.inbox.split_to(self.inbox.len().min(skipped.left));
-        let room = rpc::HEAD_BYTES.saturating_sub(skipped.head.len());
-        skipped.head.extend_from_slice(&passing[..passing.len().min(room)]);
-        skipped.left -= passing.len();
-        if skipped.left > 0 {
-            return None;
-        }
-        let Skipped { head, size_bytes, .. } = self.skipped.take()?;
-        Some(Frame::TooLarge { head, size_bytes })
+impl Skipped {
+    /// Let go of a part, but for the beginning.
+    fn pass(&mut self, part: &[u8]) {
+        let room = rpc::HEAD_BYTES.saturating_sub(self.head.len());
+        self.head.extend_from_slice(&part[..part.len().min(room)]);
+        self.left -= part.len();
     }
+}
+
+/// So that the runtime tells when it is ready.
+fn watch(file: File, interest: Interest) -> io::Result<AsyncFd<File>> {
+    // SAFETY: a `File` owns its descriptor, and this one is neither replaced nor closed while it is watched.
+    Ok(unsafe { AsyncFd::register_with_interest(file, interest) }?)
+}
+
+/// Never blocks, neither now nor later.
+fn open(path: &Path, way: &mut OpenOptions) -> io::Result<File> {
+    way.custom_flags(OFlag::O_NONBLOCK.bits()).open(path)
 }
 
 #[cfg(test)]
@@ -237,8 +272,7 @@ mod tests {
     async fn bodies_end_with_a_counted_line_feed() {
         let (folder, mut pipe) = pipe();
         pipe.push("{}");
-        // Nothing is writable before the runtime has looked once.
-        pipe.progress().await.expect("writes");
+        pipe.flush().expect("writes");
         let mut shim =
             fs::OpenOptions::new().read(true).write(true).open(folder.path().join(Folder::TO_PLUGIN)).expect("opens");
         let mut read = [0; 5];
@@ -261,7 +295,7 @@ mod tests {
             while let Some(frame) = pipe.pop().expect("frames") {
                 frames.push(frame);
             }
-            assert!(pipe.inbox.capacity() <= 4 * READ_BYTES, "{}", pipe.inbox.capacity());
+            assert!(pipe.inbox.capacity() <= 4 * PIPE_BYTES, "{}", pipe.inbox.capacity());
         }
         let Frame::TooLarge { head, size_bytes } = &frames[0] else { panic!("{frames:?}") };
         assert_eq!((head.len(), *size_bytes), (rpc::HEAD_BYTES, size));
@@ -281,7 +315,7 @@ mod tests {
         drop(before);
         let mut pipe = Pipe::open(folder.path(), 100).expect("opens");
         pipe.push("{}");
-        pipe.progress().await.expect("writes");
+        pipe.flush().expect("writes");
         let [to_host, to_plugin] = &mut held;
         to_host.write_all(b"3\nnew").expect("writes");
         let mut read = [0; 5];

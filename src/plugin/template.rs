@@ -70,7 +70,7 @@ impl TemplateActor {
                     let result = self.serve(&job).await.map_err(|error| error.in_plugin(&self.name));
                     drop(job.reply.send(result));
                 }
-                Mail::UseCarrier { .. } | Mail::WatchInterpreter => {}
+                Mail::Use(_) | Mail::WatchInterpreter => {}
                 Mail::Stop { grace: asked, done } => {
                     (grace, stopped) = (asked, Some(done));
                     break;
@@ -86,9 +86,12 @@ impl TemplateActor {
     async fn serve(&mut self, job: &Job) -> Result<Box<RawValue>, RpcError> {
         let invalid = |error: serde_json::Error| RpcError::new(ErrorKind::Invalid, error.to_string());
         let code = match job.method {
-            "event" => self.template.event_code(&job.params).unwrap_or_default(),
+            "event" => {
+                let event: &RawValue = serde_json::from_str(&job.params).map_err(invalid)?;
+                self.template.event_code(event).unwrap_or_default()
+            }
             "call" => {
-                let CallParams { name, args } = serde_json::from_str(job.params.get()).map_err(invalid)?;
+                let CallParams { name, args } = serde_json::from_str(&job.params).map_err(invalid)?;
                 self.template
                     .export_code(&name, &args)
                     .ok_or_else(|| RpcError::new(ErrorKind::NotFound, format!("no function `{name}`")))?

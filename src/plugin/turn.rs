@@ -1,4 +1,7 @@
-//! One turn: an `execute_request` during which a plugin works for us, and how RPC messages travel meanwhile.
+//! One turn: the time during which a plugin works for us, and how RPC messages travel meanwhile.
+//!
+//! Usually that is as long as an `execute_request` runs. A *standing* turn goes on after its `execute_request`: that
+//! only hands the pipes to the interpreter's own event loop, and whoever closes them ends the turn.
 
 use std::{collections::VecDeque, path::Path, time::Duration};
 
@@ -46,7 +49,9 @@ pub(super) enum TurnError {
 /// An open turn.
 #[derive(Debug)]
 pub(super) struct Turn {
-    execution: Execution,
+    /// Until its reply, in a standing turn.
+    execution: Option<Execution>,
+    is_standing: bool,
     road: Road,
     arrived: VecDeque<Inbound>,
     limit_bytes: usize,
@@ -73,6 +78,11 @@ impl Turn {
             Carrier::Jupyter => Road::Jupyter { prompt: None, outbox: VecDeque::new() },
         };
         Ok(PreparedTurn { road, limit_bytes })
+    }
+
+    /// Does it stand for as long as the kernel lives?
+    pub fn is_standing(&self) -> bool {
+        self.is_standing
     }
 
     /// Queue a message and send what can be sent at once.
@@ -116,6 +126,13 @@ impl Turn {
             }
             let event = match &mut self.road {
                 Road::Pipe(pipe) => {
+                    let Some(execution) = &mut self.execution else {
+                        if pipe.closed {
+                            return Ok(TurnEvent::Ended(content::ExecuteReply::default()));
+                        }
+                        pipe.progress().await.map_err(TurnError::Pipe)?;
+                        continue;
+                    };
                     if pipe.closed && self.closed_at.is_none() {
                         self.closed_at = Some(Instant::now());
                     }
@@ -125,20 +142,24 @@ impl Turn {
                             progress.map_err(TurnError::Pipe)?;
                             continue;
                         }
-                        event = self.execution.next() => event,
+                        event = execution.next() => event,
                         () = wait_after(closed_at) => return Err(TurnError::Hollow),
                     }
                 }
                 Road::Jupyter { prompt, outbox } => {
+                    let Some(execution) = &mut self.execution else { return Err(ClientError::Closed.into()) };
                     if let (Some(input), Some(message)) = (&prompt, outbox.front()) {
-                        self.execution.reply_input(input, message).await?;
+                        execution.reply_input(input, message).await?;
                         *prompt = None;
                         outbox.pop_front();
                     }
-                    self.execution.next().await
+                    execution.next().await
                 }
             };
             match event {
+                ExecutionEvent::Reply(reply) if self.is_standing && reply.status == content::Status::Ok => {
+                    self.execution = None;
+                }
                 ExecutionEvent::Reply(reply) => {
                     // What the shim wrote before the end is read first.
                     if let Road::Pipe(pipe) = &mut self.road {
@@ -183,7 +204,10 @@ impl Turn {
 
     /// Answer the author's own keyboard read.
     pub async fn answer_keyboard(&self, input: &Input, value: &str) -> Result<(), TurnError> {
-        Ok(self.execution.reply_input(input, value).await?)
+        match &self.execution {
+            Some(execution) => Ok(execution.reply_input(input, value).await?),
+            None => Err(ClientError::Closed.into()),
+        }
     }
 }
 
@@ -195,9 +219,10 @@ pub(super) struct PreparedTurn {
 
 impl PreparedTurn {
     /// The turn, once its `execute_request` was sent.
-    pub fn open(self, execution: Execution) -> Turn {
+    pub fn open(self, execution: Execution, is_standing: bool) -> Turn {
         let Self { road, limit_bytes } = self;
-        Turn { execution, road, arrived: VecDeque::new(), limit_bytes, reply: None, closed_at: None }
+        let execution = Some(execution);
+        Turn { execution, is_standing, road, arrived: VecDeque::new(), limit_bytes, reply: None, closed_at: None }
     }
 }
 

@@ -14,7 +14,7 @@ pub use frame::{FrameError, take_frame};
 pub use inbound::{Handler, HandlerKind, Inbound, InitializeResult, LoadResult, LogLevel, Outcome, Outcomes, Plea};
 pub use outbound::{
     Call, Cell, Deliver, DeliverBatch, DeliverSeries, EventBody, Filtered, Initialize, Load, Params, PluginId,
-    notification, request, response,
+    may_be_batched, notification, response, write_request,
 };
 pub use oversized::{HEAD_BYTES, too_large};
 
@@ -25,6 +25,12 @@ pub const VERSION: &str = "1";
 
 /// The feature of a shim that takes several events at once for handlers of single events, with `series`.
 pub const SERIES: &str = "series";
+
+/// The feature of a shim that takes a JSON-RPC batch: an array of requests, answered in their order.
+pub const BATCH: &str = "batch";
+
+/// The feature of a shim that can hand its pipes to the interpreter's own event loop.
+pub const LOOP: &str = "loop";
 
 /// JSON `null`.
 pub fn null() -> Box<RawValue> {
@@ -55,8 +61,12 @@ fn first_space(json: &[u8], from: usize) -> Option<usize> {
             b' ' | b'\n' | b'\r' | b'\t' => return Some(index),
             b'"' => {
                 index += 1;
-                while index < json.len() && json[index] != b'"' {
-                    index += if json[index] == b'\\' { 2 } else { 1 };
+                while let Some(offset) = json.get(index..).and_then(|rest| memchr::memchr2(b'"', b'\\', rest)) {
+                    index += offset;
+                    if json[index] == b'"' {
+                        break;
+                    }
+                    index += 2;
                 }
             }
             _ => {}

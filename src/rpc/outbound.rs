@@ -159,19 +159,21 @@ impl Params for DeliverSeries<'_> {
     }
 }
 
-#[derive(Serialize)]
-struct Request<'a> {
-    jsonrpc: &'a str,
-    id: u64,
-    method: &'a str,
-    params: &'a RawValue,
+/// Write a request with `params` that are compact JSON; `method` is one of ours and needs no escape.
+pub fn write_request(message: &mut String, id: u64, method: &str, params: &str) {
+    message.reserve(params.len() + method.len() + 64);
+    message.push_str(r#"{"jsonrpc":"2.0","id":"#);
+    message.push_str(itoa::Buffer::new().format(id));
+    message.push_str(r#","method":""#);
+    message.push_str(method);
+    message.push_str(r#"","params":"#);
+    message.push_str(params);
+    message.push('}');
 }
 
-/// A request with `params` that are already JSON.
-pub fn request(id: u64, method: &str, params: &RawValue) -> String {
-    let request = Request { jsonrpc: "2.0", id, method, params };
-    // Writing strings, numbers and raw JSON into memory cannot fail.
-    serde_json::to_string(&request).unwrap_or_default()
+/// May this method be one of several in one message? Each then is a thing of its own, whatever comes of the others.
+pub fn may_be_batched(method: &str) -> bool {
+    matches!(method, "call" | "event" | "filter")
 }
 
 /// A notification without parameters: `end`, `continue`.
@@ -205,9 +207,11 @@ mod tests {
             chain: &["e1".into()],
             data: &data,
         };
-        let params = serde_json::value::to_raw_value(&deliver).expect("JSON");
+        let params = serde_json::to_string(&deliver).expect("JSON");
+        let mut message = String::new();
+        write_request(&mut message, 7, "event", &params);
         assert_eq!(
-            request(7, "event", &params),
+            message,
             r#"{"jsonrpc":"2.0","id":7,"method":"event","params":{"handler":1,"id":"e1","topic":"t","time":"2026-01-01T00:00:00.000Z","attempt":1,"key":null,"chain":["e1"],"data":{"a": 1}}}"#
         );
         let error = Err(RpcError::new(ErrorKind::Denied, "no"));

@@ -131,7 +131,9 @@ impl Bare {
     fn request(&mut self, method: &str, params: &Value) -> Outcome {
         self.next_id += 1;
         let mine = self.next_id;
-        self.send(&rpc::request(mine, method, &to_raw_value(params).expect("JSON")));
+        let mut message = String::new();
+        rpc::write_request(&mut message, mine, method, &serde_json::to_string(params).expect("JSON"));
+        self.send(&message);
         loop {
             for message in self.receive() {
                 match message {

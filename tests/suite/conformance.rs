@@ -9,7 +9,7 @@ use std::{fs, time::Duration};
 
 use cases::main_cases;
 use endings::{killed, syntax_error, timeout};
-use kernelbridge::discover::Environment;
+use kernelbridge::{discover::Environment, language::Activation};
 use serde_json::json;
 use subject::{Report, Subject};
 use tokio::sync::Semaphore;
@@ -28,14 +28,26 @@ macro_rules! languages {
     ($($language:ident),*) => {
         const LANGUAGES: &[&str] = &[$(stringify!($language)),*];
         $(mod $language {
+            use kernelbridge::language::Activation::{Execute, Loop, Thread};
+
             #[tokio::test]
             async fn pipe() {
-                super::conforms(stringify!($language), "pipe").await;
+                super::conforms(stringify!($language), "pipe", Execute).await;
             }
 
             #[tokio::test]
             async fn jupyter() {
-                super::conforms(stringify!($language), "jupyter").await;
+                super::conforms(stringify!($language), "jupyter", Execute).await;
+            }
+
+            #[tokio::test]
+            async fn standing() {
+                super::conforms(stringify!($language), "pipe", Loop).await;
+            }
+
+            #[tokio::test]
+            async fn thread() {
+                super::conforms(stringify!($language), "pipe", Thread).await;
             }
         })*
     };
@@ -60,19 +72,24 @@ fn every_language_folder_with_a_shim_is_tested() {
     assert_eq!(folders, tested);
 }
 
-async fn conforms(name: &str, carrier: &'static str) {
+async fn conforms(name: &str, carrier: &'static str, activation: Activation) {
     let installed = Installed::look();
     if !installed.has(name) {
         return;
     }
     let language = &installed.languages.find(name).expect("a folder").language;
-    let offered = if carrier == "pipe" { &language.turn.pipe } else { &language.turn.jupyter };
+    let offered = match activation {
+        Activation::Loop => &language.turn.standing,
+        Activation::Thread => &language.turn.thread,
+        Activation::Execute if carrier == "pipe" => &language.turn.pipe,
+        Activation::Execute => &language.turn.jupyter,
+    };
     if offered.is_none() {
-        println!("{name} has no carrier `{carrier}`");
+        println!("{name} has no activation `{activation}` over carrier `{carrier}`");
         return;
     }
     let _permit = KERNELS.acquire().await.expect("open");
-    all_cases(Subject::new(name, language, carrier)).await;
+    all_cases(Subject::new(name, language, carrier, activation)).await;
 }
 
 /// The older ipykernel, which has another event loop; `KERNELBRIDGE_TEST_IPYKERNEL6` names a Python that has it.
@@ -94,9 +111,10 @@ async fn ipykernel_6_conforms_too() {
     let argv = json!([python.to_string_lossy(), "-m", "ipykernel_launcher", "-f", "{connection_file}"]);
     let kernelspec = json!({ "argv": argv, "display_name": "ipykernel 6", "language": "python" });
     fs::write(folder.join("kernel.json"), kernelspec.to_string()).expect("written");
-    for carrier in ["pipe", "jupyter"] {
-        let mut subject =
-            Subject::new("python", &installed.languages.find("python").expect("a folder").language, carrier);
+    let ways = [("pipe", Activation::Execute), ("jupyter", Activation::Execute), ("pipe", Activation::Loop)];
+    for (carrier, activation) in ways {
+        let language = &installed.languages.find("python").expect("a folder").language;
+        let mut subject = Subject::new("python", language, carrier, activation);
         let environment = Environment::capture().with_kernels_in(kernels.path());
         subject.kernel = Some(("ipykernel6".into(), environment));
         all_cases(subject).await;
@@ -104,12 +122,12 @@ async fn ipykernel_6_conforms_too() {
 }
 
 async fn all_cases(subject: Subject) {
-    let (name, carrier) = (subject.name.clone(), subject.carrier);
-    let mut report = Report { language: name.clone(), carrier, passed: 0, failed: Vec::new() };
+    let name = format!("{}/{}/{}", subject.name, subject.carrier, subject.activation);
+    let mut report = Report { subject: name.clone(), passed: 0, failed: Vec::new() };
     main_cases(&subject, &mut report).await;
     report.case("syntax error at load", syntax_error(&subject)).await;
     report.case("timeout interrupts a busy handler", timeout(&subject)).await;
     report.case("a killed kernel is gone", killed(&subject)).await;
-    println!("{name}/{carrier}: {} cases passed", report.passed);
-    assert!(report.failed.is_empty(), "{name}/{carrier}:\n{}", report.failed.join("\n"));
+    println!("{name}: {} cases passed", report.passed);
+    assert!(report.failed.is_empty(), "{name}:\n{}", report.failed.join("\n"));
 }

@@ -4,6 +4,7 @@ use std::sync::PoisonError;
 
 use crate::{
     client::ClientError,
+    language::Activation,
     plugin::{
         PluginNews,
         actor::{Actor, Frame, Phase, Queued, Reply},
@@ -15,6 +16,9 @@ use crate::{
     wire::content::ExecuteReply,
 };
 
+/// A standing turn that ended so often although nobody ended it is not tried again.
+const FALLS: u32 = 3;
+
 impl Actor {
     /// The turn's reply came.
     pub(super) fn turn_ended(&mut self, reply: &ExecuteReply) {
@@ -22,8 +26,11 @@ impl Actor {
         self.client.clear_cancel();
         match open.phase {
             Phase::Ending { .. } => {}
+            Phase::Opening if open.turn.is_standing() => {
+                self.stand_no_more(format!("{} {}", reply.ename, reply.evalue));
+            }
             Phase::Opening => {
-                let why = format!("carrier `{}` did not open: {} {}", self.carrier, reply.ename, reply.evalue);
+                let why = format!("carrier `{}` did not open: {} {}", self.way.carrier, reply.ename, reply.evalue);
                 if self.state.worked {
                     return self.die(RpcError::new(
                         ErrorKind::Gone,
@@ -33,6 +40,12 @@ impl Actor {
                 self.fail_queued(0, RpcError::new(ErrorKind::Host, why.trim_end()));
             }
             Phase::Ready { .. } => {
+                if open.turn.is_standing() {
+                    self.state.fallen += 1;
+                    if self.state.fallen >= FALLS {
+                        self.stand_no_more("its pipes are closed again and again".to_owned());
+                    }
+                }
                 let what = if reply.ename.is_empty() {
                     String::new()
                 } else {
@@ -43,6 +56,13 @@ impl Actor {
                 self.state.limbo.extend(replies.into_iter().map(|reply| (reply, error.clone().in_plugin(&self.name))));
             }
         }
+    }
+
+    /// The plugin is served in turns from now on.
+    fn stand_no_more(&mut self, why: String) {
+        let activation = self.way.activation;
+        tracing::warn!(plugin = &*self.name, %activation, why = why.trim(), "does not work; turns are used");
+        self.way.activation = Activation::Execute;
     }
 
     pub(super) async fn turn_failed(&mut self, error: TurnError) {

@@ -22,7 +22,8 @@ const INTERRUPTED: Duration = Duration::from_secs(3);
 impl Actor {
     /// When [`Actor::expire`] has something to do next.
     pub(super) fn next_deadline(&self) -> Option<Instant> {
-        let frames = self.state.stack.iter().filter_map(|frame| match frame {
+        let frames = self.state.stack.iter().enumerate().filter_map(|(index, frame)| match frame {
+            Frame::Serving { reply: None, fate: Fate::Running, .. } if self.is_covered(index) => None,
             Frame::Serving { deadline, fate: Fate::Running, .. } => Some(*deadline),
             Frame::Serving {
                 fate: Fate::Unwinding { until } | Fate::Asked { until } | Fate::Interrupted { until },
@@ -79,6 +80,11 @@ impl Actor {
         }
     }
 
+    /// Does it wait for another request of the same message? What runs then must not be interrupted for it.
+    fn is_covered(&self, index: usize) -> bool {
+        matches!(self.state.stack.get(index + 1), Some(Frame::Serving { .. }))
+    }
+
     fn expire_queued(&mut self, now: Instant) {
         while let Some(index) = self.state.queued.iter().position(|queued| queued.job.deadline <= now) {
             let message = "its deadline passed while it waited for the plugin";
@@ -90,7 +96,7 @@ impl Actor {
     /// Give up a request step by step: its caller gets the error at once; the handler is first told through its pending
     /// call, then interrupted, then killed. Returns true when the kernel is gone.
     async fn expire_frame(&mut self, index: usize, now: Instant) -> bool {
-        let is_top = index + 1 == self.state.stack.len();
+        let (is_top, is_covered) = (index + 1 == self.state.stack.len(), self.is_covered(index));
         let Some(Frame::Serving { deadline, reply, is_patient, fate, chain, .. }) = self.state.stack.get_mut(index)
         else {
             return false;
@@ -100,6 +106,9 @@ impl Actor {
             Fate::Running if now >= *deadline => {
                 if !*is_patient && let Some(reply) = reply.take() {
                     drop(reply.send(Err(error.clone().in_plugin(&self.name))));
+                }
+                if is_covered {
+                    return false;
                 }
                 *fate = Fate::Unwinding { until: now + if is_top { Duration::ZERO } else { UNWIND } };
                 if let Some(Frame::Waiting { abort, answer, .. }) = self.state.stack.get_mut(index + 1) {

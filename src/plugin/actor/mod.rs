@@ -22,9 +22,9 @@ use tokio::sync::{mpsc, oneshot, watch};
 use crate::{
     chain::Chain,
     client::KernelClient,
-    language::Language,
+    language::{Activation, Language},
     plugin::{
-        Carrier, HostCalls, Job, Mail, PluginNews, SharedGraph,
+        Carrier, HostCalls, Job, Mail, PluginNews, SharedGraph, Way,
         prints::Prints,
         turn::{Turn, TurnError, TurnEvent},
     },
@@ -36,6 +36,10 @@ use crate::{
 const READY: Duration = Duration::from_secs(20);
 /// How long an interpreter may take from `end` to the turn's reply.
 const END: Duration = Duration::from_secs(10);
+/// Most requests in one message.
+const BATCH: usize = 64;
+/// Most parameters in one message of several requests.
+const BATCH_BYTES: usize = 256 * 1024;
 /// How many jobs may wait in the actor beside those in its inbox.
 const QUEUED: usize = 1024;
 
@@ -48,8 +52,7 @@ pub(super) struct Actor {
     pub death: watch::Sender<Option<RpcError>>,
     pub client: KernelClient,
     pub language: Arc<Language>,
-    pub carrier: Carrier,
-    pub is_async: bool,
+    pub way: Way,
     pub limit_bytes: usize,
     pub prints: Arc<Prints>,
     pub host: Arc<dyn HostCalls>,
@@ -65,12 +68,14 @@ pub(super) struct State {
     queued: VecDeque<Queued>,
     stack: Vec<Frame>,
     calls: FuturesUnordered<HostCall>,
-    /// Each ends with a process that the kernel cannot do without.
-    children: FuturesUnordered<Pin<Box<dyn Future<Output = ()> + Send>>>,
+    /// Each ends with a process that the kernel cannot do without, the kernel's own among them.
+    ends: FuturesUnordered<Pin<Box<dyn Future<Output = End> + Send>>>,
     next_id: u64,
     next_token: u64,
     /// The shim became ready over this carrier before, so if it does not again, it is gone.
     worked: bool,
+    /// How often a standing turn ended although nobody ended it.
+    fallen: u32,
     /// Requests whose turn ended under them. If another turn opens they were cancelled; if not, the interpreter is gone:
     /// Bash and Prolog restart theirs, empty, and say that all is well.
     limbo: Vec<(Reply, RpcError)>,
@@ -142,19 +147,29 @@ enum Fate {
     },
 }
 
+/// Which process has ended.
+enum End {
+    Kernel,
+    Interpreter,
+}
+
 enum Happened {
     Mail(Option<Mail>),
     Turn(TurnEvent),
     Answered(u64, CallOutcome),
     Timer,
-    Exit,
-    ChildExit,
+    End(End),
 }
 
 impl Actor {
     pub async fn run(mut self) {
         let mut timer = Box::pin(tokio::time::sleep(Duration::from_secs(3600)));
         let mut exit = self.client.exit();
+        self.state.ends.push(Box::pin(async move {
+            // An error would mean that nobody watches the process any more.
+            let _ = exit.wait_for(Option::is_some).await;
+            End::Kernel
+        }));
         loop {
             self.advance().await;
             self.prints.set_busy(!self.state.stack.is_empty());
@@ -169,19 +184,22 @@ impl Actor {
                     None => std::future::pending().await,
                 }
             };
+            // In this order, not in one thrown for each event: it is quicker, and what the plugin says comes first.
             let happened = tokio::select! {
-                event = turn => Happened::Turn(event),
-                Some((token, outcome)) = state.calls.next() => Happened::Answered(token, outcome),
-                mail = self.inbox.recv(), if state.queued.len() < QUEUED => Happened::Mail(mail),
+                biased;
+                Some(end) = state.ends.next(), if state.dead.is_none() => Happened::End(end),
                 () = &mut timer => Happened::Timer,
-                Some(()) = state.children.next(), if state.dead.is_none() => Happened::ChildExit,
-                _ = exit.wait_for(Option::is_some), if state.dead.is_none() => Happened::Exit,
+                event = turn => Happened::Turn(event),
+                Some((token, outcome)) = state.calls.next(), if !state.calls.is_empty() => {
+                    Happened::Answered(token, outcome)
+                }
+                mail = self.inbox.recv(), if state.queued.len() < QUEUED => Happened::Mail(mail),
             };
             match happened {
                 Happened::Mail(Some(Mail::Job(job))) => self.state.queued.push_back(Queued { job, told: false }),
-                Happened::Mail(Some(Mail::UseCarrier { carrier, is_async })) => {
-                    self.state.worked &= carrier == self.carrier;
-                    (self.carrier, self.is_async) = (carrier, is_async);
+                Happened::Mail(Some(Mail::Use(way))) => {
+                    self.state.worked &= way.carrier == self.way.carrier;
+                    self.way = way;
                     self.end_turn();
                 }
                 Happened::Mail(Some(Mail::WatchInterpreter)) => self.watch_interpreter(),
@@ -197,8 +215,8 @@ impl Actor {
                 Happened::Turn(TurnEvent::Failed(error)) => self.turn_failed(error).await,
                 Happened::Answered(token, outcome) => self.answered(token, outcome),
                 Happened::Timer => self.expire().await,
-                Happened::Exit => self.exited(),
-                Happened::ChildExit => self.kill("the interpreter behind the kernel ended".into()).await,
+                Happened::End(End::Kernel) => self.exited(),
+                Happened::End(End::Interpreter) => self.kill("the interpreter behind the kernel ended".into()).await,
             }
         }
         let (grace, done) = match self.state.stop.take() {
@@ -215,9 +233,12 @@ impl Actor {
     fn watch_interpreter(&mut self) {
         match self.client.process().child_exits() {
             Ok(exits) => {
-                self.state.children.extend(exits.into_iter().map(|exit| -> Pin<Box<dyn Future<Output = ()> + Send>> {
-                    Box::pin(async move { drop(exit.readable().await) })
-                }))
+                for exit in exits {
+                    self.state.ends.push(Box::pin(async move {
+                        drop(exit.readable().await);
+                        End::Interpreter
+                    }));
+                }
             }
             // Then its death shows at the next turn.
             Err(error) => tracing::debug!(plugin = &*self.name, %error, "cannot watch the interpreter"),
@@ -243,12 +264,13 @@ impl Actor {
             self.start(index);
         }
         let waiting = !self.state.queued.is_empty() || !self.state.limbo.is_empty();
+        let is_standing = self.way.activation.is_standing();
         match &mut self.state.turn {
-            None if waiting => self.open_turn().await,
+            None if waiting || (is_standing && self.state.stop.is_none()) => self.open_turn().await,
             None => {}
             Some(open) => {
                 if let Phase::Ready { idle_since } = &mut open.phase {
-                    if self.state.stack.is_empty() {
+                    if self.state.stack.is_empty() && (!open.turn.is_standing() || self.state.stop.is_some()) {
                         let since = *idle_since.get_or_insert_with(Instant::now);
                         if since.elapsed() >= self.language.turn.linger() || self.state.stop.is_some() {
                             self.end_turn();
@@ -267,7 +289,10 @@ impl Actor {
             return false;
         }
         // After a bounded time the interpreter's own event loop gets a chance.
-        if self.state.stack.is_empty() && open.opened_at.elapsed() > self.language.turn.max() {
+        if self.state.stack.is_empty()
+            && !open.turn.is_standing()
+            && open.opened_at.elapsed() > self.language.turn.max()
+        {
             self.end_turn();
             return false;
         }
@@ -311,42 +336,75 @@ impl Actor {
         }
     }
 
+    /// Send the request at this index, and, to an idle plugin that takes several at once, those that follow it.
     fn start(&mut self, index: usize) {
-        if let Some(error) =
-            self.state.queued.get(index).and_then(|queued| self.too_large(queued.job.params.get().len()))
+        let most = if self.way.takes_batches && self.state.stack.is_empty() { BATCH } else { 1 };
+        let (mut jobs, mut bytes) = (Vec::new(), 0);
+        while jobs.len() < most
+            && let Some(Queued { job, .. }) = self.state.queued.get(index)
         {
-            return self.fail_queued(index, error);
+            let size = job.params.len();
+            if let Some(error) = self.too_large(size) {
+                self.fail_queued(index, error);
+                continue;
+            }
+            bytes += size;
+            if !jobs.is_empty() && (bytes > BATCH_BYTES || !rpc::may_be_batched(job.method)) {
+                break;
+            }
+            let is_last = !rpc::may_be_batched(job.method);
+            jobs.extend(self.state.queued.remove(index));
+            if is_last {
+                break;
+            }
         }
-        let Some(Queued { job, told }) = self.state.queued.remove(index) else { return };
+        if !jobs.is_empty() {
+            self.start_jobs(jobs);
+        }
+    }
+
+    /// The first is served first, so it is on top of the stack.
+    fn start_jobs(&mut self, jobs: Vec<Queued>) {
+        if self.state.stack.is_empty() {
+            self.prints.begin(jobs.iter().map(|queued| queued.job.count).sum());
+        }
+        let mut message = String::new();
+        let first = self.state.next_id + 1;
+        for (id, Queued { job, .. }) in (first..).zip(&jobs) {
+            if jobs.len() > 1 {
+                message.push(if id == first { '[' } else { ',' });
+            }
+            rpc::write_request(&mut message, id, job.method, &job.params);
+            self.state.next_id = id;
+        }
+        if jobs.len() > 1 {
+            message.push(']');
+        }
         {
             let mut graph = self.graph.lock().unwrap_or_else(PoisonError::into_inner);
-            if told {
-                graph.stop_waiting(job.chain.id, &self.seat);
+            let last = self.state.next_id;
+            for (id, Queued { job, told }) in (first..=last).rev().zip(jobs.into_iter().rev()) {
+                if told {
+                    graph.stop_waiting(job.chain.id, &self.seat);
+                }
+                graph.push(&self.seat, job.chain.id);
+                self.state.stack.push(Frame::Serving {
+                    id,
+                    chain: job.chain,
+                    deadline: job.deadline,
+                    reply: Some(job.reply),
+                    is_patient: job.method == rpc::SERIES,
+                    fate: Fate::Running,
+                });
             }
-            graph.push(&self.seat, job.chain.id);
         }
-        if self.state.stack.is_empty() {
-            self.prints.begin(job.count);
-        }
-        self.state.next_id += 1;
-        let id = self.state.next_id;
-        let message = rpc::request(id, job.method, &job.params);
-        let reply = Some(job.reply);
-        self.state.stack.push(Frame::Serving {
-            id,
-            chain: job.chain,
-            deadline: job.deadline,
-            reply,
-            is_patient: job.method == rpc::SERIES,
-            fate: Fate::Running,
-        });
         self.send(message);
     }
 
     /// Some interpreters cannot take what is too long: Octave's terminal needs minutes for 10 MB.
     fn too_large(&self, size_bytes: usize) -> Option<RpcError> {
         let limits = &self.language.limits;
-        let (limit, hint) = match self.carrier {
+        let (limit, hint) = match self.way.carrier {
             Carrier::Pipe => (limits.pipe_value_bytes, "put the value into the store and pass its key"),
             Carrier::Jupyter => (
                 limits.jupyter_value_bytes,
@@ -354,7 +412,7 @@ impl Actor {
             ),
         };
         let limit = limit.filter(|limit| size_bytes as u64 > *limit)?;
-        let (language, carrier) = (&self.language.name, self.carrier);
+        let (language, carrier) = (&self.language.name, self.way.carrier);
         let message = format!(
             "{size_bytes} bytes are more than the {limit} that `{language}` takes over carrier `{carrier}`; {hint}"
         );
@@ -373,22 +431,23 @@ impl Actor {
     }
 
     async fn open_turn(&mut self) {
-        let code = match (self.carrier, self.is_async) {
-            (Carrier::Pipe, true) => self.language.turn.pipe_async.as_ref().or(self.language.turn.pipe.as_ref()),
-            (Carrier::Pipe, false) => self.language.turn.pipe.as_ref(),
-            (Carrier::Jupyter, true) => {
-                self.language.turn.jupyter_async.as_ref().or(self.language.turn.jupyter.as_ref())
+        let (turn, Way { carrier, activation, is_async, .. }) = (&self.language.turn, self.way);
+        let code = match (activation, carrier) {
+            (Activation::Loop, _) => turn.standing.as_ref(),
+            (Activation::Thread, _) => turn.thread.as_ref(),
+            (Activation::Execute, Carrier::Pipe) => turn.pipe_async.as_ref().filter(|_| is_async).or(turn.pipe.as_ref()),
+            (Activation::Execute, Carrier::Jupyter) => {
+                turn.jupyter_async.as_ref().filter(|_| is_async).or(turn.jupyter.as_ref())
             }
-            (Carrier::Jupyter, false) => self.language.turn.jupyter.as_ref(),
         };
         let opened = async {
-            let prepared = Turn::prepare(self.carrier, self.client.folder(), self.limit_bytes)?;
+            let prepared = Turn::prepare(carrier, self.client.folder(), self.limit_bytes)?;
             let request = ExecuteRequest {
-                silent: self.language.turn.silent,
-                allow_stdin: self.carrier == Carrier::Jupyter,
+                silent: turn.silent,
+                allow_stdin: carrier == Carrier::Jupyter,
                 ..ExecuteRequest::new(code.cloned().unwrap_or_default())
             };
-            Ok::<_, TurnError>(prepared.open(self.client.execute_turn(&request).await?))
+            Ok::<_, TurnError>(prepared.open(self.client.execute_turn(&request).await?, activation.is_standing()))
         };
         match opened.await {
             Ok(turn) => {

@@ -42,7 +42,11 @@ pub async fn main_cases(subject: &Subject, report: &mut Report) {
         "{}/{}: {} on {}, loaded in {} ms",
         subject.name, subject.carrier, about.interpreter, about.kernelspec, about.startup_ms
     );
-    report.case("carrier", async { equal(json!(about.carrier), json!(subject.carrier)) }).await;
+    report
+        .case("carrier and activation", async {
+            equal(json!([about.carrier, about.activation]), json!([subject.carrier, subject.activation]))
+        })
+        .await;
     report
         .case("hello", async {
             equal_ok(call("hello", json!(["Ada"])).await, json!(format!("hello, Ada from {}", subject.name)))

@@ -15,7 +15,7 @@ use std::{
 use kernelbridge::{
     discover::Environment,
     host::{BuildError, Caller, Host},
-    language::Language,
+    language::{Activation, Language},
     rpc::RpcError,
 };
 use serde_json::Value;
@@ -25,8 +25,7 @@ use crate::support::{copy_files, root};
 
 /// What came of each case.
 pub struct Report {
-    pub language: String,
-    pub carrier: &'static str,
+    pub subject: String,
     pub passed: usize,
     pub failed: Vec<String>,
 }
@@ -42,10 +41,10 @@ impl Report {
         match outcome {
             Ok(()) => {
                 self.passed += 1;
-                println!("{}/{}: {name}: ok, {elapsed:.1?}", self.language, self.carrier);
+                println!("{}: {name}: ok, {elapsed:.1?}", self.subject);
             }
             Err(reason) => {
-                println!("{}/{}: {name}: FAILED, {elapsed:.1?}: {reason}", self.language, self.carrier);
+                println!("{}: {name}: FAILED, {elapsed:.1?}: {reason}", self.subject);
                 self.failed.push(format!("{name}: {reason}"));
             }
         }
@@ -61,18 +60,19 @@ pub struct Subject {
     pub kernel: Option<(String, Environment)>,
     pub language: Language,
     pub carrier: &'static str,
+    pub activation: Activation,
     pub dir: tempfile::TempDir,
     pub expect: Expect,
 }
 
 impl Subject {
-    pub fn new(name: &str, language: &Language, carrier: &'static str) -> Self {
+    pub fn new(name: &str, language: &Language, carrier: &'static str, activation: Activation) -> Self {
         let expect = match fs::read_to_string(root().join("kernelspecs").join(name).join("conformance/expect.json")) {
             Ok(text) => serde_json::from_str(&text).expect("expect.json"),
             Err(_) => Expect::new(),
         };
         let dir = tempfile::tempdir().expect("a folder");
-        Self { name: name.into(), kernel: None, language: language.clone(), carrier, dir, expect }
+        Self { name: name.into(), kernel: None, language: language.clone(), carrier, activation, dir, expect }
     }
 
     pub fn plugin_name(&self) -> String {
@@ -89,6 +89,7 @@ impl Subject {
         plugin.insert("name".into(), name.into());
         if language == self.name {
             plugin.insert("carrier".into(), self.carrier.into());
+            plugin.insert("activation".into(), self.activation.name().into());
             if let Some((kernel, _)) = &self.kernel {
                 plugin.insert("kernel".into(), kernel.as_str().into());
             }
