@@ -25,7 +25,20 @@ use crate::{
 const SECTIONS: [(&str, &[&str]); 9] = [
     (
         "plugin",
-        &["name", "version", "language", "kernel", "entry", "bridge", "isolation", "carrier", "activation", "turn", "sandbox", "env"],
+        &[
+            "name",
+            "version",
+            "language",
+            "kernel",
+            "entry",
+            "bridge",
+            "isolation",
+            "carrier",
+            "activation",
+            "turn",
+            "sandbox",
+            "env",
+        ],
     ),
     ("permissions", &["call", "emit"]),
     ("exports", &["allow"]),

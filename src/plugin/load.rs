@@ -278,7 +278,9 @@ impl Plugin {
                         (None, Carrier::Pipe) if turn.standing.is_some() && has(rpc::LOOP) => Activation::Loop,
                         (None, _) => Activation::Execute,
                         (Some(Activation::Execute), _) => Activation::Execute,
-                        (Some(Activation::Loop), Carrier::Pipe) if turn.standing.is_some() && has(rpc::LOOP) => Activation::Loop,
+                        (Some(Activation::Loop), Carrier::Pipe) if turn.standing.is_some() && has(rpc::LOOP) => {
+                            Activation::Loop
+                        }
                         (Some(Activation::Thread), Carrier::Pipe) if turn.thread.is_some() && has(rpc::LOOP) => {
                             Activation::Thread
                         }
@@ -296,12 +298,7 @@ impl Plugin {
         Err(LoadError::NoCarrier { kernelspec: runtime.kernelspec.clone(), tried })
     }
 
-    async fn send_source(
-        &mut self,
-        source: &PluginSource,
-        mut way: Way,
-        deadline: Instant,
-    ) -> Result<(), LoadError> {
+    async fn send_source(&mut self, source: &PluginSource, mut way: Way, deadline: Instant) -> Result<(), LoadError> {
         let path = source.path.as_ref().map(|path| path.to_string_lossy());
         let load = Load { path: path.as_deref(), cells: &source.cells };
         let raised = |mut error: RpcError| {

@@ -279,8 +279,8 @@ impl Plugin {
         deadline: Instant,
     ) -> Result<Box<RawValue>, RpcError> {
         let count = params.count();
-        let params = serde_json::to_string(params)
-            .map_err(|error| RpcError::new(rpc::ErrorKind::Invalid, error.to_string()))?;
+        let params =
+            serde_json::to_string(params).map_err(|error| RpcError::new(rpc::ErrorKind::Invalid, error.to_string()))?;
         let (reply, answer) = oneshot::channel();
         let job = Job { method, count, params, chain: chain.clone(), deadline, reply };
         let gone = || RpcError::new(rpc::ErrorKind::Gone, "the plugin has been shut down").in_plugin(&self.name);

@@ -11,7 +11,6 @@ pub(super) struct Record {
     pub value: i64,
 }
 
-
 impl Record {
     pub fn new(id: u64) -> Self {
         let text = format!("{id:08x} the quick brown fox jumps over the lazy dog, again and again");

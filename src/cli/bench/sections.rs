@@ -91,7 +91,7 @@ pub(super) fn start<'a>(kit: &'a Kit, plan: &'a Plan) -> Doing<'a, Vec<Row>> {
 pub(super) fn crowd<'a>(kit: &'a Kit, plan: &'a Plan) -> Doing<'a, Vec<Row>> {
     Box::pin(async move {
         const SECTION: &str = "crowd";
-        let road = Road { language: "python", carrier: "pipe" };
+        let road = Road { language: "python", way: "auto" };
         let mut rows = Vec::new();
         for count in &plan.crowds {
             let system = format!("{} x {count}", road.name());
@@ -135,7 +135,7 @@ pub(super) fn crowd<'a>(kit: &'a Kit, plan: &'a Plan) -> Doing<'a, Vec<Row>> {
 pub(super) fn scale<'a>(kit: &'a Kit, plan: &'a Plan) -> Doing<'a, Vec<Row>> {
     Box::pin(async move {
         const SECTION: &str = "scale";
-        let road = Road { language: "python", carrier: "pipe" };
+        let road = Road { language: "python", way: "auto" };
         let events = if plan.quick { 100 } else { 2000 };
         let mut rows = Vec::new();
         for count in &plan.instances {

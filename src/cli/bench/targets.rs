@@ -82,10 +82,10 @@ impl Target {
 }
 
 /// Our ways in Python, the quickest first; a target is about the first that was measured.
-const PYTHON: &[&str] = &["kernelbridge python loop", "kernelbridge python pipe"];
+const PYTHON: &[&str] = &["kernelbridge python loop", "kernelbridge python execute"];
 const PYTHON_JUPYTER: &[&str] = &["kernelbridge python jupyter"];
-const DENO: &[&str] = &["kernelbridge javascript loop", "kernelbridge javascript pipe"];
-const R: &[&str] = &["kernelbridge r comm", "kernelbridge r pipe"];
+const DENO: &[&str] = &["kernelbridge javascript loop", "kernelbridge javascript execute"];
+const R: &[&str] = &["kernelbridge r comm", "kernelbridge r execute"];
 const GRPC: &[&str] = &["gRPC sync", "gRPC aio"];
 const GRPC_STREAM: &[&str] = &["gRPC sync, stream", "gRPC aio, stream"];
 const GRPC_SYNC: &[&str] = &["gRPC sync"];
@@ -187,7 +187,7 @@ pub(super) fn targets(report: &Report) -> Vec<Target> {
         ms,
         Need::Below(60.0),
     ));
-    let fifty = &["kernelbridge python pipe x 50"];
+    let fifty = &["kernelbridge python x 50"];
     targets.push(plain("50 idle plugins, host CPU", "crowd", "host CPU, idle", fifty, Unit::Percent, Need::Below(1.0)));
     targets.push(plain(
         "50 idle plugins, host memory",
@@ -197,7 +197,7 @@ pub(super) fn targets(report: &Report) -> Vec<Target> {
         Unit::Megabytes,
         Need::Below(60.0),
     ));
-    let (one, eight) = ("kernelbridge python pipe x 1", "kernelbridge python pipe x 8");
+    let (one, eight) = ("kernelbridge python x 1", "kernelbridge python x 8");
     let busy = "events of 200 us";
     targets.push(Target {
         name: "8 instances vs 1, computing".into(),

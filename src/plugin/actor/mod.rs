@@ -435,7 +435,9 @@ impl Actor {
         let code = match (activation, carrier) {
             (Activation::Loop, _) => turn.standing.as_ref(),
             (Activation::Thread, _) => turn.thread.as_ref(),
-            (Activation::Execute, Carrier::Pipe) => turn.pipe_async.as_ref().filter(|_| is_async).or(turn.pipe.as_ref()),
+            (Activation::Execute, Carrier::Pipe) => {
+                turn.pipe_async.as_ref().filter(|_| is_async).or(turn.pipe.as_ref())
+            }
             (Activation::Execute, Carrier::Jupyter) => {
                 turn.jupyter_async.as_ref().filter(|_| is_async).or(turn.jupyter.as_ref())
             }

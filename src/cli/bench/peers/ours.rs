@@ -18,6 +18,7 @@ use crate::{
         system::{Doing, Measure, System, WINDOW, shared, timed},
     },
     host::{BuildError, Caller, Host, News, Subscription},
+    plugin::LoadError,
     rpc::RpcError,
 };
 
@@ -26,9 +27,12 @@ use crate::{
 pub(in crate::cli::bench) struct Road {
     /// The language folder's name.
     pub language: &'static str,
-    /// `carrier` in the manifest.
-    pub carrier: &'static str,
+    /// `auto`, or what to force: one of [`WAYS`].
+    pub way: &'static str,
 }
+
+/// How messages reach a plugin: the activations over carrier `pipe`, and carrier `jupyter`.
+const WAYS: [&str; 4] = ["loop", "thread", "execute", "jupyter"];
 
 /// A way to `plugin.toml`: what one manifest says.
 const SOURCES: [(&str, &str); 6] = [
@@ -44,15 +48,15 @@ impl Road {
     /// All that are measured.
     pub fn all() -> Vec<Self> {
         let languages = SOURCES.map(|(language, _)| language);
-        languages
-            .into_iter()
-            .flat_map(|language| ["pipe", "jupyter"].map(|carrier| Self { language, carrier }))
-            .collect()
+        languages.into_iter().flat_map(|language| WAYS.map(|way| Self { language, way })).collect()
     }
 
     /// As in the table.
     pub fn name(self) -> String {
-        format!("kernelbridge {} {}", self.language, self.carrier)
+        match self.way {
+            "auto" => format!("kernelbridge {}", self.language),
+            way => format!("kernelbridge {} {way}", self.language),
+        }
     }
 
     /// A plugin folder for it. `more` is added to the manifest.
@@ -61,9 +65,15 @@ impl Road {
         // The peers' Python runs ours too, so that all have the same interpreter and packages.
         let has_own = self.language == "python" && kit.environment_has_kernel();
         let kernel = if has_own { format!("kernel = {:?}\n", Kit::KERNELSPEC) } else { String::new() };
-        let Self { language, carrier } = self;
+        let language = self.language;
+        let (carrier, activation) = match self.way {
+            "auto" => ("auto", "auto"),
+            "jupyter" => ("jupyter", "execute"),
+            activation => ("pipe", activation),
+        };
         let manifest = format!(
-            "[plugin]\nname = {name:?}\nlanguage = {language:?}\n{kernel}entry = {source:?}\ncarrier = {carrier:?}\n\n\
+            "[plugin]\nname = {name:?}\nlanguage = {language:?}\n{kernel}entry = {source:?}\ncarrier = {carrier:?}\n\
+             activation = {activation:?}\n\n\
              [permissions]\ncall = [\"*\"]\n\n[limits]\ndepth = 200\n\n[queue]\ncapacity = 8192\n{more}"
         );
         fs::create_dir_all(dir)?;
@@ -91,9 +101,7 @@ impl Ours {
                 Ok(Some(ours))
             }
             Err(BuildError::NoKernelspec { .. }) => Ok(None),
-            Err(BuildError::Load { source, .. }) if source.to_string().contains("has none of those allowed") => {
-                Ok(None)
-            }
+            Err(BuildError::Load { source, .. }) if is_another_languages(&source) => Ok(None),
             Err(error) => Err(error.into()),
         }
     }
@@ -155,6 +163,15 @@ impl Ours {
     }
 }
 
+/// Is it a way that this language does not have?
+fn is_another_languages(error: &LoadError) -> bool {
+    match error {
+        LoadError::NoActivation { .. } => true,
+        LoadError::NoCarrier { tried, .. } => tried.is_empty(),
+        _ => false,
+    }
+}
+
 /// The next handler's result.
 async fn handled(news: &mut Subscription) -> anyhow::Result<Record> {
     loop {
@@ -192,7 +209,7 @@ impl System for Ours {
         measures.extend([1, 10, 100, 1000].map(Measure::Messages));
         measures.extend([Measure::Nested, Measure::HostCall]);
         measures.extend([1, 10, 50].map(Measure::Nest));
-        if self.road.language == "python" && self.road.carrier == "pipe" {
+        if self.road.language == "python" && self.road.way != "jupyter" {
             measures.extend([10, 100].map(Measure::Floats));
         }
         measures
