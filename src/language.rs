@@ -61,6 +61,9 @@ pub struct Shim {
     pub file: String,
     /// A constant that loads the shim from `$KERNELBRIDGE_DIR/<file>`; absent: the text of the shim itself is executed.
     pub bootstrap: Option<String>,
+    /// It changes into the `folder` of `initialize`, so that a kernel that was started elsewhere can take a plugin.
+    #[serde(default)]
+    pub moves: bool,
 }
 
 /// What makes a plugin serve its host.
@@ -85,6 +88,19 @@ impl Activation {
             Self::Execute => "execute",
             Self::Loop => "loop",
             Self::Thread => "thread",
+        }
+    }
+
+    /// The one that is wanted, or the quickest that there is; `None` when that wanted is not there.
+    pub fn choose(turn: &Turn, wanted: Option<Self>, is_pipe: bool) -> Option<Self> {
+        let has = |activation| match activation {
+            Self::Execute => true,
+            Self::Loop => is_pipe && turn.standing.is_some(),
+            Self::Thread => is_pipe && turn.thread.is_some(),
+        };
+        match wanted {
+            Some(wanted) => has(wanted).then_some(wanted),
+            None => Some(if has(Self::Loop) { Self::Loop } else { Self::Execute }),
         }
     }
 
@@ -113,7 +129,7 @@ pub struct Turn {
     /// As `jupyter`, for a plugin whose shim announced the feature `async`.
     pub jupyter_async: Option<String>,
     /// Hands the FIFO pair to the interpreter's own event loop and returns; absent: the language has none that could
-    /// watch them. The shim must announce the feature `loop`.
+    /// watch them.
     #[serde(rename = "loop")]
     pub standing: Option<String>,
     /// As `loop`, with a thread of its own that waits for messages.
@@ -177,6 +193,10 @@ pub struct KernelBehaviour {
     /// Version that `kernel_info_reply` gives of the language while the interpreter behind the kernel is not there yet.
     /// ilua says `n/a`, and dies of an `execute_request` that comes too early.
     pub unready_version: Option<String>,
+    /// What occurs in lines that the kernel writes at every start and that tell nobody anything; they are left out of its
+    /// last output.
+    #[serde(default)]
+    pub noise: Vec<String>,
     /// Stack limit of the kernel's processes in bytes (`ulimit -s`); R nests 50 calls deep on 8 MiB and 400 on 64 MiB.
     pub stack_bytes: Option<u64>,
     /// Added to the kernel's environment.

@@ -21,4 +21,7 @@ pub mod rpc;
 pub mod store;
 pub mod suggest;
 pub mod supervision;
+#[cfg(feature = "arrow")]
+pub mod table;
 pub mod wire;
+pub mod zmtp;

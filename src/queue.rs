@@ -5,7 +5,10 @@
 
 use std::{
     collections::{HashMap, VecDeque},
-    sync::{Arc, Mutex, MutexGuard, PoisonError},
+    sync::{
+        Arc, Mutex, MutexGuard, PoisonError,
+        atomic::{AtomicUsize, Ordering},
+    },
 };
 
 use tokio::sync::{Notify, Semaphore};
@@ -25,6 +28,24 @@ pub struct Queue<T> {
     /// One permit for each free place; used by [`WhenFull::Block`] only, because it is fair: first come, first served.
     places: Semaphore,
     arrived: Notify,
+    /// Consumers that wait for an item.
+    hungry: AtomicUsize,
+}
+
+/// A consumer that waits.
+struct Hungry<'a>(&'a AtomicUsize);
+
+impl<'a> Hungry<'a> {
+    fn new(count: &'a AtomicUsize) -> Self {
+        count.fetch_add(1, Ordering::AcqRel);
+        Self(count)
+    }
+}
+
+impl Drop for Hungry<'_> {
+    fn drop(&mut self) {
+        self.0.fetch_sub(1, Ordering::AcqRel);
+    }
 }
 
 #[derive(Debug)]
@@ -99,7 +120,8 @@ impl<T> Queue<T> {
             closed: false,
         };
         let places = Semaphore::new(capacity);
-        Ok(Self { items: Mutex::new(items), capacity, when_full, places, arrived: Notify::new(), taken: Notify::new() })
+        let (items, hungry) = (Mutex::new(items), AtomicUsize::new(0));
+        Ok(Self { items, capacity, when_full, places, arrived: Notify::new(), taken: Notify::new(), hungry })
     }
 
     /// Put an item at the end. Waits only with [`WhenFull::Block`], behind those that wait already.
@@ -167,6 +189,12 @@ impl<T> Queue<T> {
         self.len() >= self.capacity
     }
 
+    /// Does nothing wait, and somebody for it? With one consumer, it has done all that it took.
+    pub fn is_starved(&self) -> bool {
+        let items = self.lock();
+        items.waiting.is_empty() && self.hungry.load(Ordering::Acquire) > 0
+    }
+
     /// Does nothing wait?
     pub fn is_empty(&self) -> bool {
         self.len() == 0
@@ -197,6 +225,7 @@ impl<T> Queue<T> {
             if let Some(result) = self.try_take(&mut take) {
                 return result;
             }
+            let _hungry = Hungry::new(&self.hungry);
             arrived.await;
         }
     }

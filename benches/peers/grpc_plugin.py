@@ -47,7 +47,7 @@ class Sync(rpc.ProcessorServicer):
     def Nested(self, batch, context):
         record = json.loads(batch.messages[0].body)
         result = work(record)
-        result["value"] = self.host.PlusOne(pb.Number(value=record["value"])).value
+        result["value"] = int(self.host.PlusOne(pb.Number(value=record["value"])).value)
         return pb.Batch(messages=[pb.Message(body=compact(result).encode())])
 
     def Calls(self, number, context):
@@ -85,7 +85,7 @@ class Aio(rpc.ProcessorServicer):
     async def Nested(self, batch, context):
         record = json.loads(batch.messages[0].body)
         result = work(record)
-        result["value"] = (await self.host.PlusOne(pb.Number(value=record["value"]))).value
+        result["value"] = int((await self.host.PlusOne(pb.Number(value=record["value"]))).value)
         return pb.Batch(messages=[pb.Message(body=compact(result).encode())])
 
     async def Calls(self, number, context):

@@ -83,6 +83,8 @@ _bridge_serve() {
 
 _bridge_on_initialize() {
   BRIDGE_CONFIG=$_bridge_value
+  bridge_get "$_bridge_params" folder
+  if [[ $REPLY != null ]]; then bridge_text "$REPLY"; cd -- "$REPLY" || { _bridge_error -32602 Invalid 'no such folder'; return 1; }; fi
   REPLY="{\"bridge\":\"1\",\"language\":\"bash\",\"interpreter\":\"bash $BASH_VERSION\",\"features\":[]}"
 }
 _bridge_on_load() {

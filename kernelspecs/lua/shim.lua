@@ -196,7 +196,11 @@ local function register(kind, fn, handler)
   handlers[handler.id], functions[handler.name or handler.id] = handler, fn
   handler.name = handler.name or info.short_src .. ":" .. info.linedefined
 end
-function bridge.on(topic, fn, options) register("on", fn, { topic = topic, batch = (options or {}).batch or 0 }) end
+function bridge.on(topic, fn, options) -- batch: a number for lists of events, or "columns"
+  local batch = (options or {}).batch or 0
+  local columns = batch == "columns" or (options or {}).columns
+  register("on", fn, { topic = topic, batch = tonumber(batch) or 0, columns = columns and "columns" or nil })
+end
 function bridge.filter(topic, fn, priority) register("filter", fn, { topic = topic, priority = priority or 0 }) end
 function bridge.export(name, fn) register("export", fn, { name = name }) end
 function bridge.on_shutdown(fn) shutdowns[#shutdowns + 1] = fn end
@@ -255,7 +259,7 @@ local function handle(params, argument)
 end
 function methods.initialize(params)
   bridge.config = params.config
-  return { bridge = "1", language = "lua", interpreter = _VERSION, features = array { uptime and "series" } }
+  return { bridge = "1", language = "lua", interpreter = _VERSION, features = array { "columns", uptime and "series" } }
 end
 function methods.load(params)
   handlers, functions, shutdowns, sources = array(), {}, {}, {}
@@ -281,6 +285,35 @@ function methods.events(params)
   if type(results) ~= "table" or list_length(results) ~= n then results = {} end
   for i = 1, n do outcomes[i] = { result = either(results[i], null) } end
   return { outcomes = outcomes }
+end
+local function head_of(params) -- what the events of a batch have beside their data
+  local head = { count = params.count }
+  for _, name in ipairs { "ids", "topics", "times", "attempts", "keys" } do
+    local items = array()
+    for _, run in ipairs(params[name]) do
+      local counted = name == "ids" and run[2]
+      for i = 1, counted and run[3] or name ~= "ids" and run[2] or 1 do
+        items[#items + 1] = counted and run[1] .. format("%d", run[2] + i - 1) or run[1]
+      end
+    end
+    head[name] = items
+  end
+  return head
+end
+function methods.columns(params)
+  local fn, n = functions[params.handler] or raise("NotFound", "no handler " .. tostring(params.handler)), params.count
+  local takes = debug.getinfo(fn, "u")
+  local head = (takes.nparams > 1 or takes.isvararg) and head_of(params) or nil
+  author(true)
+  local results = fn(params.columns, head)
+  author(false)
+  if type(results) ~= "table" then return { done = n } end
+  if list_length(results) == n then return { results = array(results) } end
+  local fits = next(results) ~= nil
+  for _, column in pairs(results) do fits = fits and type(column) == "table" and rawlen(column) == n end
+  if not fits then return { done = n } end
+  for name, column in pairs(results) do results[name] = getmetatable(column) == Array and column or array(column) end
+  return { columns = results }
 end
 function methods.filter(params)
   local event = absent(methods.event(params))

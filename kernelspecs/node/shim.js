@@ -50,8 +50,12 @@
   }
 
   // ---- Values: JSON, and {"$bytes": base64} for bytes
-  const hasBytes = (value) => typeof value === "object" && value !== null &&
-    (value instanceof Uint8Array || (Array.isArray(value) ? value : Object.values(value)).some(hasBytes));
+  function hasBytes(value) { // every value goes by here, so without a list of each object's values
+    if (typeof value !== "object" || value === null) return false;
+    if (ArrayBuffer.isView(value)) return value instanceof Uint8Array;
+    for (const key in value) if (typeof value[key] === "object" && hasBytes(value[key])) return true;
+    return false;
+  }
   const base64 = ({ buffer, byteOffset, byteLength }) => Buffer.from(buffer, byteOffset, byteLength).toString("base64");
   // Buffer has a toJSON of its own, so the value itself is looked at.
   function bytesOut(key, value) { return this[key] instanceof Uint8Array ? { $bytes: base64(this[key]) } : value; }
@@ -208,24 +212,53 @@
 
   // ---- Methods of the host
   const methods = {
-    initialize: ({ plugin: { name }, config = {} }) => (Object.assign(plugin, { name, config }), about),
+    initialize({ plugin: { name }, folder, config = {} }) {
+      if (folder) process.chdir(folder);
+      Object.assign(plugin, { name, config });
+      return about;
+    },
     async load({ path, cells }) {
       plugin = { ...plugin, ...fresh(), source: cells.map((cell) => cell.source).join("\n") };
       await importPlugin(path, cells);
       return { handlers: plugin.tags, async: false }; // one constant opens every turn
     },
     event: ({ handler, ...event }, mayWait) => invoke(plugin.functions[handler], mayWait, event),
-    events({ handler, chain, events }, mayWait) {
-      const listed = (results) => Array.isArray(results) && results.length === events.length;
-      const outcome = (result) => result instanceof Error ? { error: describe(result) } : { result: result ?? null };
-      return then(invoke(plugin.functions[handler], mayWait, events.map((event) => ({ ...event, chain }))),
-        (results) => ({ outcomes: events.map((_, i) => outcome(listed(results) ? results[i] : null)) }));
+    rows({ handler, count, data, chain, ...params }, mayWait) {
+      const { ids, topics, times, attempts, keys } = headOf({ count, ...params }), events = new Array(count);
+      for (let i = 0; i < count; i++) {
+        events[i] = { id: ids[i], topic: topics[i], time: times[i], attempt: attempts[i], key: keys[i], data: data[i], chain };
+      }
+      return then(invoke(plugin.functions[handler], mayWait, events), (results) => outcomes(results, count, false));
     },
+    columns: ({ handler, columns, ...params }, mayWait) =>
+      then(invoke(plugin.functions[handler], mayWait, columns, headOf(params)), (results) => outcomes(results, params.count, true)),
     filter: ({ handler, ...event }, mayWait) => then(invoke(plugin.functions[handler], mayWait, event), (changed) =>
       changed ? { topic: changed.topic ?? event.topic, key: changed.key, data: changed.data } : null),
     call: ({ name, args }, mayWait) => invoke(plugin.exports.get(name), mayWait, ...args),
     async shutdown() { for (const fn of plugin.shutdowns.splice(0)) await invoke(fn, true); },
   };
+  /** What the events of a batch have beside their data, each made from runs of equal ones when it is asked for. */
+  function headOf({ count, ids, topics, times, attempts, keys }) {
+    const counted = ([id, first, count]) => first === undefined ? [id] : Array.from({ length: count }, (_, i) => id + (first + i));
+    const repeated = ([value, count]) => new Array(count).fill(value), head = { count };
+    for (const [name, runs] of Object.entries({ ids, topics, times, attempts, keys })) {
+      let items;
+      const get = () => items ??= runs.length === 1 && runs[0].length === 2 ? repeated(runs[0]) :
+        runs.flatMap(name === "ids" ? counted : repeated);
+      Object.defineProperty(head, name, { get, enumerable: true });
+    }
+    return head;
+  }
+  /** Of the events of a batch, in as few words as will do. */
+  function outcomes(results, count, isTable) {
+    if (Array.isArray(results) && results.length === count) {
+      if (!results.some((result) => result instanceof Error)) return { results };
+      return { outcomes: results.map((result) => result instanceof Error ? { error: describe(result) } : { result }) };
+    }
+    const columns = isTable && typeof results === "object" && results !== null ? Object.values(results) : [];
+    const fits = (column) => Array.isArray(column) && column.length === count;
+    return columns.length && columns.every(fits) ? { columns: results } : { done: count };
+  }
   function invoke(fn, mayWait, ...args) {
     if (!fn) throw new Refusal("NotFound", "no such handler or export");
     if (!mayWait && fn instanceof AsyncFunction) throw deadlock();
@@ -264,7 +297,11 @@
     },
   };
   globalThis.bridge = Object.freeze({
-    on: (topic, fn, { batch = 0 } = {}) => tag("on", fn, { topic, name: fn?.name || topic, batch }),
+    on(topic, fn, { batch = 0, columns = batch === "columns" } = {}) { // a batch of columns is as large as the manifest says
+      if (typeof batch === "string" && batch !== "columns") throw new TypeError(`batch: a number or "columns", not "${batch}"`);
+      const shape = columns ? { batch: +batch || 0, columns: "columns" } : { batch };
+      tag("on", fn, { topic, name: fn?.name || topic, ...shape });
+    },
     filter: (topic, fn, priority = 0) => tag("filter", fn, { topic, name: fn?.name || topic, priority }),
     export: (name, fn) => void (tag("export", fn, { name, doc: docOf(name, fn) }), plugin.exports.set(name, fn)),
     emit: (topic, data = null, key = undefined) => void request("emit", { topic, data, key }),
@@ -277,7 +314,7 @@
 
   // ---- The kernel
   const interpreter = `Node ${process.versions.node}, V8 ${process.versions.v8}`;
-  const about = { bridge: "1", language: "node", interpreter, features: ["series"] };
+  const about = { bridge: "1", language: "node", interpreter, features: ["series", "rows", "columns"] };
   function compile(source, filename) {
     const module = Object.assign(new Module(filename), { filename, paths: Module._nodeModulePaths(dirname(filename)) });
     module._compile(source, filename);

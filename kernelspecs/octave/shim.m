@@ -205,7 +205,8 @@ function value = __bridge_perform__ (message)
   switch (message.method)
     case "initialize"
       __bridge__.config = params.config;
-      value = struct ("bridge", "1", "language", "octave", "interpreter", ["GNU Octave " version()], "features", {{"series"}});
+      if (isfield (params, "folder")) cd (params.folder); endif
+      value = struct ("bridge", "1", "language", "octave", "interpreter", ["GNU Octave " version()], "features", {{"series", "columns"}});
     case "load"
       value = __bridge_load__ (params);
     case {"event", "filter"}
@@ -215,6 +216,18 @@ function value = __bridge_perform__ (message)
       if (isnumeric (values) || islogical (values)) values = num2cell (values); endif
       if (! iscell (values) || numel (values) != numel (params.events)) values = cell (1, numel (params.events)); endif
       value.outcomes = cellfun (@__bridge_outcome__, values, "UniformOutput", false);
+    case "columns"
+      fn = __bridge__.functions{params.handler}; n = params.count; args = {params.columns};
+      if (isempty (args{1})) args = {struct()}; endif
+      if (abs (nargin (fn)) > 1) args{2} = __bridge_head__ (params); endif
+      values = __bridge_invoke__ (fn, args); value = struct ("done", n);
+      if (isnumeric (values) || islogical (values)) values = num2cell (values(:)); endif
+      if (iscell (values) && numel (values) == n)
+        value = struct ("outcomes", {cellfun(@__bridge_outcome__, values, "UniformOutput", false)});
+      elseif (isstruct (values) && isscalar (values) && numfields (values) > 0)
+        columns = structfun (@(column) __bridge_column__ (column, n), values, "UniformOutput", false);
+        if (all (structfun ("iscell", columns))) value = struct ("columns", columns); endif
+      endif
     case "call"
       if (! isfield (__bridge__.exports, params.name)) error ("kernelbridge:NotFound", "no function `%s`", params.name); endif
       value = __bridge_invoke__ (__bridge__.exports.(params.name), params.args);
@@ -223,6 +236,24 @@ function value = __bridge_perform__ (message)
     otherwise
       error ("kernelbridge:NotFound", "no method `%s`", message.method);
   endswitch
+endfunction
+function column = __bridge_column__ (column, n)  # as a cell array, whose JSON is an array also if it holds one value
+  if ((isnumeric (column) || islogical (column)) && rows (column(:)) == n) column = num2cell (column(:)); endif
+  if (! iscell (column) || numel (column) != n) column = []; endif
+endfunction
+function head = __bridge_head__ (params)  # what the events of a batch have beside their data
+  head.count = params.count; head.ids = head.topics = head.times = head.attempts = head.keys = {};
+  for name = {"ids", "topics", "times", "attempts", "keys"}
+    runs = params.(name{1}); if (! iscell (runs)) runs = num2cell (runs, 2); endif
+    for run = runs(:)'
+      run = run{1}; if (! iscell (run)) run = num2cell (run); endif
+      if (! strcmp (name{1}, "ids")) items = repmat (run(1), 1, run{2});
+      elseif (numel (run) == 1) items = run;
+      else items = arrayfun (@(i) sprintf ("%s%d", run{1}, i), run{2} + (0:run{3}-1), "UniformOutput", false); endif
+      head.(name{1}) = [head.(name{1}), items(:)'];
+    endfor
+  endfor
+  head.attempts = cell2mat (head.attempts);
 endfunction
 function o = __bridge_outcome__ (value)  # of one event of a batch; what `catch err` gives is a plain struct
   if (all (isfield (value, {"message", "identifier", "stack"}))) o.error = __bridge_raised__ (value); else o.result = value; endif
@@ -257,7 +288,12 @@ function __bridge_register__ (kind, name, topic, fn, varargin)
   if (strcmp (kind, "export")) __bridge__.exports.(name) = fn; endif
 endfunction
 # FN (EVENT); bridge_on (TOPIC, FN, "batch", N): FN (EVENTS), a cell array of at most N.
-function bridge_on (topic, fn, varargin), __bridge_register__ ("on", topic, topic, fn, varargin{:}); endfunction
+# "batch", "columns": FN (COLUMNS) or FN (COLUMNS, HEAD), a struct with an array for each key.
+function bridge_on (topic, fn, varargin)
+  at = find (strcmp (varargin, "columns"));
+  if (! isempty (at)) varargin = {"batch", 0, "columns", "columns"}; endif
+  __bridge_register__ ("on", topic, topic, fn, varargin{:});
+endfunction
 # EVENT = FN (EVENT), or [] to drop it; also bridge_filter (TOPIC, FN, "priority", N).
 function bridge_filter (topic, fn, varargin), __bridge_register__ ("filter", topic, topic, fn, varargin{:}); endfunction
 function bridge_export (name, fn)  # the help text of FN goes along

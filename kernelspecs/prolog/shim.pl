@@ -227,6 +227,7 @@ register(Predicate, Fields) :-
 %   What the host asks
 answer("initialize", Params, _{bridge: "1", language: prolog, interpreter: Interpreter, features: [series]}) :-
     retractall(config(_)), assertz(config(Params.config)),
+    ( get_dict(folder, Params, Folder) -> working_directory(_, Folder) ; true ),
     current_prolog_flag(version_data, swi(A, B, C, _)), format(string(Interpreter), "SWI-Prolog ~d.~d.~d", [A, B, C]).
 answer("load", Params, _{handlers: Handlers, async: false}) :-
     forall(retract(cell(File, _)), unload_file(File)),

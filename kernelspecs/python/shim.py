@@ -5,16 +5,18 @@ All of it is in one function, because it is executed in the kernel's own namespa
 
 
 def _kernelbridge():
-    import asyncio, base64, builtins, collections, contextlib, functools, getpass, inspect, ipykernel, json, linecache
-    import os, platform, re, signal, sys, threading, time, traceback, types
+    import asyncio, base64, builtins, collections, contextlib, ctypes, functools, getpass, importlib.util, inspect
+    import ipykernel, itertools, json, linecache, operator, os, platform, re, signal, sys, threading, time, traceback, types
     kernel, main_thread, folder = get_ipython().kernel, threading.get_ident(), os.environ.get("KERNELBRIDGE_DIR", "")
     codes = {"Raised": -32000, "Cancelled": -32003, "NotFound": -32601, "Invalid": -32602}
     # What changes. served, asked: the last ids of the host's requests and of ours. notes: notifications not yet sent,
     # quiet: until when none goes alone. shielded: no author code is running, so that an interrupt waits (interrupted).
     # task: waits in the kernel's event loop for the async handler of request `awaited`.
     # batch: requests that came together and wait; held: responses to those before them, to go together; due: when they go.
-    now = types.SimpleNamespace(batch=collections.deque(), held=[], due=0, server=main_thread, is_async=False, carrier=None, ended=True, served=0, asked=0, notes=collections.deque(maxlen=10000),
-                                quiet=0, shielded=True, interrupted=False, task=None, awaited=None)
+    # server: the thread that serves. tables: how many were sent.
+    now = types.SimpleNamespace(batch=collections.deque(), held=[], due=0, server=main_thread, carrier=None, ended=True,
+                                served=0, asked=0, notes=collections.deque(maxlen=10000), quiet=0, tables=0,
+                                shielded=True, interrupted=False, task=None, awaited=None, is_async=False)
 
     class Error(Exception):
         """A call of the host or of another plugin failed; `kind`, `message` and `data` are the protocol's."""
@@ -26,14 +28,29 @@ def _kernelbridge():
 
     class Event(dict):
         """An event; its fields are attributes too: id, topic, time, attempt, key, data."""
-        __setattr__ = dict.__setitem__
+        __setattr__, data = dict.__setitem__, property(operator.itemgetter("data"))  # a quick one, for it is read most
         def __getattr__(self, name): return self[name] if name in self else self.__getattribute__(name)
+
+    class Head:
+        """What the events of a batch have beside their data, each a list: ids, topics, times, attempts, keys."""
+        def __init__(self, params): self.count, self._runs = params["count"], params
+        def __getattr__(self, name):  # made from runs of equal ones when it is asked for
+            if name not in ("ids", "topics", "times", "attempts", "keys"):
+                raise AttributeError(name)
+            runs = self._runs[name]
+            if name == "ids":
+                each = ([f"{id}{n}" for n in range(*(count and (first, first + count)))] if count else [id]
+                        for id, first, count in ((*run, 0, 0)[:3] for run in runs))
+            else:
+                each = ([value] * count for value, count in runs)
+            self.__dict__[name] = items = [*itertools.chain.from_iterable(each)]
+            return items
 
     # ---- Values
     def unusual(value):  # the JSON form of what JSON does not have
         if isinstance(value, (bytes, bytearray, memoryview)):
             return {"$bytes": base64.b64encode(value).decode()}
-        for convert in ("tolist", "isoformat"):  # numpy and its kin; dates and times
+        for convert in ("tolist", "isoformat", "to_pylist"):  # numpy and its kin; dates and times; pyarrow
             if hasattr(value, convert):
                 return getattr(value, convert)()
         raise TypeError(f"a value of type {type(value).__name__} has no JSON form")
@@ -65,6 +82,8 @@ def _kernelbridge():
             loop.call_soon_threadsafe(lambda: now.awaited == id and task.cancel())
         elif now.shielded:
             now.interrupted = True
+        elif now.server != main_thread:
+            ctypes.pythonapi.PyThreadState_SetAsyncExc(ctypes.c_ulong(now.server), ctypes.py_object(KeyboardInterrupt))
         else:
             raise KeyboardInterrupt
 
@@ -171,8 +190,9 @@ def _kernelbridge():
         respond(id, body(method, params, result))
 
     def body(method, params, result):  # the end of a response
-        is_batch = method == "events" and not isinstance(result, BaseException)
-        return outcomes(result, len(params["events"])) if is_batch else outcome(result)
+        if method in ("rows", "columns") and not isinstance(result, BaseException):
+            return outcomes(result, params["count"], method == "columns")
+        return outcome(saved(result) if method == "table" else result)
 
     def respond(id, body):
         for stream in (sys.stdout, sys.stderr):
@@ -257,9 +277,22 @@ def _kernelbridge():
         except (TypeError, ValueError, RecursionError) as error:
             return b'"error":' + dump(Error("Invalid", str(error)).error)
 
-    def outcomes(result, count):  # of the events of a batch
-        results = result if isinstance(result, list) and len(result) == count else [None] * count
-        return b'"result":{"outcomes":[%b]}' % b",".join(b"{%b}" % outcome(item) for item in results)
+    def outcomes(result, count, columns):  # of the events of a batch, in as few words as will do
+        fits = lambda items: hasattr(items, "__len__") and not isinstance(items, (str, bytes)) and len(items) == count
+        try:
+            if columns and not isinstance(result, (list, dict)):  # of numpy, pandas, pyarrow
+                for convert, how in (("to_pydict", ()), ("to_pylist", ()), ("tolist", ()), ("to_dict", ("list",))):
+                    if hasattr(result, convert):
+                        result = getattr(result, convert)(*how)
+                        break
+            if isinstance(result, list) and fits(result):
+                return b'"result":{"results":%b}' % dump(result)
+            if columns and isinstance(result, dict) and result and all(map(fits, result.values())):
+                return b'"result":{"columns":%b}' % dump(result)
+            return b'"result":{"done":%d}' % count
+        except (TypeError, ValueError, RecursionError) as error:  # one of them may be an exception, or cannot be sent
+            items = result if isinstance(result, list) else [error] * count
+            return b'"result":{"outcomes":[%b]}' % b",".join(b"{%b}" % outcome(item) for item in items)
 
     def failure(error):  # as an error of the protocol, the shim's own frames cut
         text, own = str(error), rf'(?m)^  File "{re.escape(failure.__code__.co_filename)}", .*\n(?:    .*\n)*'
@@ -277,11 +310,16 @@ def _kernelbridge():
     # ---- The host's requests
     def initialize(params):
         bridge.plugin, bridge.config = params.get("plugin") or {}, params.get("config") or {}
+        if folder := params.get("folder"):
+            os.chdir(folder)
+        features = ["async", "batch", "bytes", "series", "rows", "columns"]
+        if "arrow" in params.get("features", ()) and importlib.util.find_spec("pyarrow"):
+            features.append("arrow")
         interpreter = f"Python {platform.python_version()}, ipykernel {ipykernel.__version__}"
-        return {"bridge": "1", "language": "python", "interpreter": interpreter, "features": ["async", "batch", "bytes", "loop", "series"]}
+        return {"bridge": "1", "language": "python", "interpreter": interpreter, "features": features}
 
     def load(params):  # into a new module, which is from now on the namespace of the kernel's cells, too
-        now.tags, now.handlers, now.exports, now.farewells, now.is_async = [], {}, {}, [], False
+        now.tags, now.handlers, now.shapes, now.exports, now.farewells, now.is_async = [], {}, {}, {}, [], False
         path, name = params.get("path") or "", "plugin_" + re.sub(r"\W", "_", bridge.plugin.get("name", ""))
         module = sys.modules[name] = types.ModuleType(name)
         module.__file__, module.bridge, home = path, bridge, os.path.dirname(path)
@@ -303,6 +341,52 @@ def _kernelbridge():
             if type(result := farewell()) is types.CoroutineType:
                 await result
 
+    def rows(params):  # a batch as a list of events
+        handler, head, events = find(now.handlers, params["handler"]), Head(params), []
+        fields = dict.fromkeys(("id", "topic", "time", "attempt", "key", "data"))
+        for fields["id"], fields["topic"], fields["time"], fields["attempt"], fields["key"], fields["data"] in zip(
+                head.ids, head.topics, head.times, head.attempts, head.keys, params["data"]):
+            events.append(Event(fields))
+        return handler(events)
+
+    def columns(params):  # a batch as a table, and what more is known of it for a handler that takes a second argument
+        handler = find(now.handlers, params["handler"])
+        shape, wants_head = now.shapes[params["handler"]]
+        return handler(shapes[shape](params["columns"]), *([Head(params)] if wants_head else []))
+
+    def opened(name):  # the table in a file beside the message; pyarrow takes long to import, so only now
+        with open(f"{folder}/{name}", "rb") as file:
+            return importlib.import_module("pyarrow").ipc.open_stream(file.read()).read_all()
+
+    def saved(table):  # the name of such a file, or what is no table as it is
+        try:
+            if hasattr(table, "iloc"):
+                table = sys.modules["pyarrow"].Table.from_pandas(table, preserve_index=False)
+            if not hasattr(table, "schema"):
+                return table
+            sink, now.tables = sys.modules["pyarrow"].BufferOutputStream(), now.tables + 1
+            with sys.modules["pyarrow"].ipc.new_stream(sink, table.schema) as stream:
+                stream.write(table)
+            with open(f"{folder}/table-out-{now.tables}", "xb") as file:
+                file.write(sink.getvalue())
+            return {"table": f"table-out-{now.tables}"}
+        except Exception as error:
+            return error
+
+    shapes = {"columns": lambda columns: columns,
+              "pandas": lambda columns: importlib.import_module("pandas").DataFrame(columns),
+              "arrow": lambda columns: importlib.import_module("pyarrow").table(columns)}
+    modules = {"pandas": "pandas", "arrow": "pyarrow"}
+
+    def shaped(function, shape):  # is there what it takes, and does the handler take a head?
+        if shape not in shapes:
+            raise ValueError(f"batch={shape!r}: a number, or one of {', '.join(map(repr, shapes))}")
+        if shape in modules and not importlib.util.find_spec(modules[shape]):
+            raise ModuleNotFoundError(f"batch={shape!r} needs {modules[shape]}, which this Python does not have")
+        with contextlib.suppress(TypeError, ValueError):  # no such signature, or none at all
+            return inspect.signature(function).bind(None, None) and (shape, True)
+        return shape, False
+
     def find(table, key, what="handler"):
         if key in table:
             return table[key]
@@ -310,7 +394,8 @@ def _kernelbridge():
     methods = {"initialize": initialize, "load": load, "shutdown": shutdown,
                "event": lambda params: find(now.handlers, params.pop("handler"))(Event(params)),
                "filter": lambda params: find(now.handlers, params.pop("handler"))(Event(params)),
-               "events": lambda params: find(now.handlers, params["handler"])([*map(Event, params["events"])]),
+               "rows": rows, "columns": columns,
+               "table": lambda params: find(now.exports, params["name"], "function")(opened(params["table"])),
                "call": lambda params: find(now.exports, params["name"], "function")(*params["args"])}
 
     # ---- What the author sees
@@ -319,6 +404,8 @@ def _kernelbridge():
             return functools.partial(register, **{**tags, "name": function or tags.get("name")})
         tags.update(id=len(now.tags) + 1, name=tags.get("name") or getattr(function, "__name__", "function"))
         now.handlers[tags["id"]] = function
+        if tags.get("columns"):
+            now.shapes[tags["id"]] = shaped(function, tags["columns"])
         if tags["kind"] == "export":
             now.exports[tags["name"]], tags["doc"] = function, inspect.getdoc(function) or ""
         now.tags.append(tags)
@@ -347,9 +434,12 @@ def _kernelbridge():
         """All that a plugin has of its host; nothing to import, nothing to install."""
         config, plugin, state = {}, {}, State()
         log = types.SimpleNamespace(**{it: functools.partial(log, it) for it in ("debug", "info", "warn", "error")})
-        # Decorators: a handler of events (with `batch`: of lists of events), a filter (returns the event, or None to
-        # drop it), a function that the host and other plugins may call, a function to run before the kernel ends.
-        def on(self, topic, function=None, batch=0): return register(function, kind="on", topic=topic, batch=batch)
+        # Decorators: a handler of events (with `batch`: of lists of events, or of "columns", "pandas", "arrow"), a filter
+        # (returns the event, or None to drop it), a function that the host and other plugins may call, a function to run
+        # before the kernel ends.
+        def on(self, topic, function=None, batch=0, columns=None):
+            batch, columns = (0, batch) if isinstance(batch, str) else (batch, columns)
+            return register(function, kind="on", topic=topic, batch=batch, columns=columns)
         def filter(self, topic, function=None, priority=0):
             return register(function, kind="filter", topic=topic, priority=priority)
         def export(self, function=None, name=None): return register(function, kind="export", name=name)
@@ -376,10 +466,10 @@ def _kernelbridge():
         def _loop(self, thread=False):  # the kernel's own loop, or a thread, watches the pipe; the cell ends at once
             now.carrier, loop = Pipe(), asyncio.get_running_loop()
             ready()
+            loop.call_soon(enter)  # after the cell, whose end puts back what was before
             if thread:
                 threading.Thread(target=watch, daemon=True).start()
             else:
-                loop.call_soon(enter)  # after the cell, whose end puts back what was before
                 loop.add_reader(now.carrier.down, arrived, loop)
 
     def ready():

@@ -31,6 +31,7 @@ local({
   }
   encode <- function(x) {
     if (is.null(x)) return("null")
+    if (inherits(x, "bridge_json")) return(unclass(x))
     if (is.object(x) || !is.null(dim(x))) {
       return(as.character(jsonlite::toJSON(x, auto_unbox = TRUE, digits = NA, null = "null", na = "null")))
     }
@@ -45,6 +46,41 @@ local({
       stop("a value of type ", typeof(x), " has no JSON form", call. = FALSE))
     text[is.na(x)] <- "null"
     if (length(text) == 1L) text else paste0("[", paste(text, collapse = ","), "]")
+  }
+  # A vector as a JSON array, also one of length 1.
+  encode_column <- function(x) {
+    if (is.factor(x)) x <- as.character(x)
+    if (is.object(x) || !is.null(dim(x))) {
+      return(as.character(jsonlite::toJSON(x, digits = NA, null = "null", na = "null")))
+    }
+    text <- encode(x)
+    if (!is.list(x) && length(x) == 1L) paste0("[", text, "]") else text
+  }
+  # The columns of a batch are the last and large; they become vectors while they are read, which lists of values do not.
+  decode_columns <- function(text) {
+    mark <- ",\"columns\":"  # in a string its quotes would have backslashes
+    at <- regexpr(mark, text, fixed = TRUE, useBytes = TRUE)
+    bytes <- charToRaw(text)
+    part <- function(from, to) {
+      part <- rawToChar(bytes[from:to])
+      Encoding(part) <- "UTF-8"
+      part
+    }
+    message <- decode(paste0(part(1L, at - 1L), "}}"))
+    columns <- part(at + nchar(mark), length(bytes) - 2L)
+    message$params$columns <- if (grepl("\"$bytes\":", columns, fixed = TRUE) || length(message$params$mixed)) {
+      mixed <- unlist(message$params$mixed)
+      columns <- decode(columns)
+      for (name in names(columns)) columns[[name]] <- vector_of(columns[[name]], name %in% mixed)
+      columns
+    } else jsonlite::parse_json(columns, simplifyVector = TRUE, simplifyDataFrame = FALSE, simplifyMatrix = FALSE)
+    message
+  }
+  vector_of <- function(column, is_mixed) {
+    scalar <- vapply(column, function(x) is.null(x) || (is.atomic(x) && !is.raw(x)), NA)
+    if (is_mixed || !all(scalar)) return(column)
+    column[vapply(column, is.null, NA)] <- NA
+    unlist(column)
   }
   decode <- function(text) {
     value <- jsonlite::parse_json(text)
@@ -73,7 +109,8 @@ local({
       text <- readChar(down, as.integer(size), useBytes = TRUE)
       Encoding(text) <- "UTF-8"
     }
-    decode(text)
+    text <- sub("\n$", "", text)
+    if (grepl("^[^{]*[{][^{}]*\"method\":\"columns\"", substr(text, 1L, 80L))) decode_columns(text) else decode(text)
   }
   notify <- function(method, params) {
     if (!ended) suspendInterrupts({
@@ -168,10 +205,18 @@ local({
     handler <- handlers[params$handler][[1L]] %||% not_found("no handler ", params$handler)
     invoke(handler$fn, list(params$events %||% params[names(params) != "handler"]))
   }
+  # What the events of a batch have beside their data.
+  head_of <- function(params) {
+    repeated <- function(runs) unlist(lapply(runs, function(run) rep(run[[1L]] %||% NA_character_, run[[2L]])))
+    counted <- function(run) if (length(run) == 1L) run[[1L]] else paste0(run[[1L]], decimal(run[[2L]] + seq_len(run[[3L]]) - 1))
+    list(count = params$count, ids = unlist(lapply(params$ids, counted)), topics = repeated(params$topics),
+      times = repeated(params$times), attempts = repeated(params$attempts), keys = repeated(params$keys))
+  }
   methods <- list(
     initialize = function(params) {
       config <<- params$config
-      list(bridge = "1", language = "r", interpreter = R.version.string, features = list("series"))
+      if (!is.null(params$folder)) setwd(params$folder)
+      list(bridge = "1", language = "r", interpreter = R.version.string, features = list("series", "columns"))
     },
     load = function(params) {
       handlers <<- exports <<- shutdowns <<- list()
@@ -196,6 +241,26 @@ local({
       n <- length(params$events)
       if (!is.vector(values) || !is.null(names(values)) || length(values) != n) values <- vector("list", n)
       list(outcomes = lapply(values, function(v) if (inherits(v, "error")) list(error = raised(v)) else list(result = v)))
+    },
+    columns = function(params) {
+      handler <- handlers[params$handler][[1L]] %||% not_found("no handler ", params$handler)
+      n <- params$count
+      # data.frame() would change names and refuse lists.
+      frame <- structure(as.list(params$columns), class = "data.frame", row.names = .set_row_names(n))
+      if (is.null(names(frame))) names(frame) <- character()
+      two <- length(formals(args(handler$fn))) > 1L
+      values <- invoke(handler$fn, if (two) list(frame, head_of(params)) else list(frame))
+      json <- function(...) structure(paste0(...), class = "bridge_json")
+      if (!is.null(values) && is.null(names(values)) && is.vector(values) && length(values) == n) {
+        failed <- is.list(values) && any(vapply(values, inherits, NA, "error"))
+        if (!failed) return(json("{\"results\":", encode_column(values), "}"))
+        return(list(outcomes = lapply(values, function(v) if (inherits(v, "error")) list(error = raised(v)) else list(result = v))))
+      }
+      if (is.list(values) && length(values) && !is.null(names(values)) && all(lengths(values) == n)) {
+        return(json("{\"columns\":{", paste(quoted(names(values)), vapply(unclass(values), encode_column, ""),
+          sep = ":", collapse = ","), "}}"))
+      }
+      list(done = n)
     },
     call = function(params) invoke(exports[[params$name]] %||% not_found("no function `", params$name, "`"), params$args),
     shutdown = function(params) for (fn in shutdowns) invoke(fn, list()))
@@ -281,7 +346,13 @@ local({
   host_call <- function(name, ...) request("call", list(name = name, args = unname(list(...))))
   bridge <- list2env(parent = emptyenv(), list(
     .turn = function(via) suspendInterrupts(run_turn(via)),
-    on = function(topic, fn, batch = 0) register("on", substitute(fn), topic, fn, batch = as.integer(batch)),
+    # batch: a number for lists of events, or "columns" for data frames.
+    on = function(topic, fn, batch = 0, columns = identical(batch, "columns")) {
+      force(columns)
+      if (is.character(batch) && batch != "columns") stop("batch: a number or \"columns\", not \"", batch, "\"")
+      batch <- if (is.character(batch)) 0L else as.integer(batch)
+      register("on", substitute(fn), topic, fn, batch = batch, columns = if (columns) "columns" else "")
+    },
     filter = function(topic, fn, priority = 0) register("filter", substitute(fn), topic, fn, priority = as.integer(priority)),
     export = function(name, fn) {
       register("export", name, "", fn, doc = roxygen(fn))

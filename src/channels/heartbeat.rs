@@ -5,22 +5,29 @@
 
 use std::time::{Duration, Instant};
 
-use zeromq::{ReqSocket, Socket, SocketRecv, SocketSend, ZmqMessage};
+use bytes::Bytes;
 
-use crate::channels::ChannelError;
+use crate::{
+    channels::{Arrival, ChannelError, peer::Peer},
+    zmtp::SocketType,
+};
 
 /// Send one beat and wait for its echo, for as long as it takes: the caller has a deadline. Returns how long it took.
 ///
 /// # Errors
 ///
-/// - [`ChannelError::Connect`] when nobody listens, or the connection broke.
-/// - [`ChannelError::Send`] when the beat could not be sent.
+/// - [`ChannelError::Connect`], [`ChannelError::Handshake`] when there is no heartbeat socket.
+/// - [`ChannelError::Closed`], [`ChannelError::Broken`] when the connection broke.
 pub async fn beat(endpoint: &str) -> Result<Duration, ChannelError> {
-    let broken = |source| ChannelError::Connect { endpoint: endpoint.to_owned(), source };
-    let mut socket = ReqSocket::new();
-    socket.connect(endpoint).await.map_err(broken)?;
+    let mut peer = Peer::connect(endpoint, SocketType::Req, b"").await?;
     let began = Instant::now();
-    socket.send(ZmqMessage::from("ping")).await.map_err(ChannelError::Send)?;
-    socket.recv().await.map_err(broken)?;
-    Ok(began.elapsed())
+    // A request begins with an empty frame, and so does its reply.
+    peer.send(vec![Bytes::new(), Bytes::from_static(b"ping")]).await?;
+    loop {
+        match peer.recv().await? {
+            Arrival::Message(frames) if frames.first().is_some_and(Bytes::is_empty) => return Ok(began.elapsed()),
+            Arrival::Message(_) | Arrival::Refused(_) => {}
+            Arrival::Closed => return Err(ChannelError::Closed),
+        }
+    }
 }

@@ -5,42 +5,58 @@
 
 pub mod heartbeat;
 mod listening;
+mod peer;
+mod stream;
 
 use std::{io, time::Duration};
 
 use bytes::Bytes;
-use tokio::time::{sleep, timeout};
-use zeromq::{
-    DealerRecvHalf, DealerSendHalf, DealerSocket, Socket, SocketOptions, SocketRecv, SocketSend, SubSocket, ZmqError,
-    ZmqMessage, util::PeerIdentity,
+use tokio::time::sleep;
+
+use crate::{
+    connection::ConnectionInfo,
+    zmtp::{self, GreetingError, ProtocolError, Refusal, SocketType},
 };
 
-use crate::connection::ConnectionInfo;
+use peer::Peer;
 
-/// How long a message may wait to be queued. `zeromq` keeps 100,000 for a kernel that does not read them; after that each
-/// would wait for ever, and be kept all the same.
-const PATIENCE: Duration = Duration::from_secs(1);
-/// How often a kernel's sockets are looked for. `zeromq` itself would retry in steps of up to 0.8 s.
+/// Largest message that is read; a larger one is passed over.
+pub const MESSAGE_BYTES: usize = 256 * 1024 * 1024;
+/// How soon a socket that cannot be connected to is tried again.
 const POLL: Duration = Duration::from_millis(10);
 
 /// Why channels could not be opened or used.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum ChannelError {
-    /// Something of ZeroMQ.
+    /// There is no way there.
     #[error("cannot connect to {endpoint}: {source}")]
     Connect {
         /// Where to.
         endpoint: String,
         /// Why.
-        source: ZmqError,
+        source: io::Error,
     },
-    /// The identity is longer than 255 bytes or empty.
-    #[error("not a ZeroMQ identity: {0}")]
-    Identity(#[source] ZmqError),
-    /// A message could not be sent.
-    #[error("cannot send: {0}")]
-    Send(#[source] ZmqError),
+    /// Somebody is there, but nobody that we can speak with.
+    #[error("cannot speak with {endpoint}: {source}")]
+    Handshake {
+        /// Where.
+        endpoint: String,
+        /// Why.
+        source: HandshakeError,
+    },
+    /// A ZeroMQ identity has 255 bytes at most.
+    #[error("a ZeroMQ identity of {size_bytes} bytes, more than 255")]
+    Identity {
+        /// How many it has.
+        size_bytes: usize,
+    },
+    /// The kernel has closed the connection.
+    #[error("the kernel has closed the connection")]
+    Closed,
+    /// What came from the kernel was no ZeroMQ, so that the channel was closed.
+    #[error("the kernel does not keep to ZeroMQ's protocol: {0}")]
+    Broken(#[from] ProtocolError),
     /// So many messages wait to be sent that no more are taken.
     #[error("the kernel does not read what it is sent")]
     Stuck,
@@ -50,6 +66,43 @@ pub enum ChannelError {
     /// The system's table of sockets could not be read.
     #[error("cannot tell which ports are listened on: {0}")]
     Listening(#[source] io::Error),
+}
+
+/// Why two sockets did not come together.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[non_exhaustive]
+pub enum HandshakeError {
+    /// The other side speaks something else.
+    #[error(transparent)]
+    Greeting(#[from] GreetingError),
+    /// What came after its greeting is not ZeroMQ, or says no.
+    #[error(transparent)]
+    Protocol(#[from] ProtocolError),
+    /// The first command cannot be read.
+    #[error("it does not say `READY`: {0}")]
+    Command(#[from] Refusal),
+    /// Something else came first.
+    #[error("it does not say `READY`")]
+    NotReady,
+    /// It is a socket of another kind.
+    #[error("its socket is a {found:?}, not a `{expected}`")]
+    SocketType {
+        /// What belongs there.
+        expected: &'static str,
+        /// As it said.
+        found: String,
+    },
+}
+
+/// What comes over a channel.
+#[derive(Debug)]
+pub enum Arrival {
+    /// A message's frames.
+    Message(Vec<Bytes>),
+    /// Something that was passed over; the channel goes on.
+    Refused(Refusal),
+    /// The kernel has closed the connection: it ends, or will never be heard here again. Told once.
+    Closed,
 }
 
 /// The open channels of one kernel.
@@ -65,39 +118,44 @@ pub struct Channels {
 }
 
 /// A two-way channel.
+#[derive(Debug)]
 pub struct Channel {
-    sender: DealerSendHalf,
-    receiver: DealerRecvHalf,
-    is_stuck: bool,
+    peer: Peer,
 }
 
 /// The channel of outputs.
+#[derive(Debug)]
 pub struct Iopub {
-    socket: SubSocket,
+    peer: Peer,
 }
 
 impl Channels {
-    /// Wait until the kernel listens, for as long as it takes: the caller has a deadline and watches the process.
+    /// Wait until the kernel listens, for as long as it takes: the caller has a deadline and watches the process. Returns
+    /// how long it may have been listening when that was noticed.
     ///
     /// # Errors
     ///
     /// [`ChannelError::Listening`] where the system does not tell.
-    pub async fn wait_until_listening(connection: &ConnectionInfo, with_control: bool) -> Result<(), ChannelError> {
+    pub async fn wait_until_listening(
+        connection: &ConnectionInfo,
+        with_control: bool,
+    ) -> Result<Duration, ChannelError> {
         let mut ports = vec![connection.shell_port, connection.iopub_port, connection.stdin_port];
         if with_control {
             ports.push(connection.control_port);
         }
-        while !listening::all(connection, &ports).map_err(ChannelError::Listening)? {
-            sleep(POLL).await;
+        let mut lookout = listening::Lookout::new();
+        while !lookout.all(connection, &ports).map_err(ChannelError::Listening)? {
+            sleep(lookout.pause()).await;
         }
-        Ok(())
+        Ok(lookout.pause())
     }
 
-    /// Open all channels with one identity.
+    /// Open all channels with one identity, for as long as it takes: the caller has a deadline and watches the process.
     ///
     /// # Errors
     ///
-    /// - [`ChannelError::Connect`] names the endpoint.
+    /// - [`ChannelError::Connect`], [`ChannelError::Handshake`] name the endpoint.
     /// - [`ChannelError::Identity`] for an identity that ZeroMQ does not take.
     pub async fn connect(
         connection: &ConnectionInfo,
@@ -111,15 +169,8 @@ impl Channels {
         } else {
             None
         };
-        let endpoint = connection.endpoint(connection.iopub_port);
-        let mut socket = SubSocket::new();
-        let connected = async {
-            socket.connect(&endpoint).await?;
-            // Everything: R's topic is our identity, Julia's the message type.
-            socket.subscribe("").await
-        };
-        connected.await.map_err(|source| ChannelError::Connect { endpoint, source })?;
-        Ok(Self { shell, control, stdin, iopub: Iopub { socket } })
+        let iopub = Iopub::connect(&connection.endpoint(connection.iopub_port)).await?;
+        Ok(Self { shell, control, stdin, iopub })
     }
 }
 
@@ -130,54 +181,52 @@ impl Channel {
     ///
     /// As [`Channels::connect`].
     pub async fn connect(endpoint: &str, identity: &str) -> Result<Self, ChannelError> {
-        let mut options = SocketOptions::default();
-        options.peer_identity(PeerIdentity::try_from(identity.as_bytes()).map_err(ChannelError::Identity)?);
-        let mut socket = DealerSocket::with_options(options);
-        socket
-            .connect(endpoint)
-            .await
-            .map_err(|source| ChannelError::Connect { endpoint: endpoint.to_owned(), source })?;
-        let (sender, receiver) = socket.split();
-        Ok(Self { sender, receiver, is_stuck: false })
+        Ok(Self { peer: Peer::connect(endpoint, SocketType::Dealer, identity.as_bytes()).await? })
     }
 
-    /// Queue a message for sending. `Ok` says nothing about its arrival.
+    /// Queue a message for sending, and send what can be sent at once; the rest goes while [`Channel::recv`] waits. `Ok`
+    /// says nothing about its arrival.
     ///
     /// # Errors
     ///
-    /// [`ChannelError::Send`] when the connection is known to be gone; [`ChannelError::Stuck`], from then on always, when
-    /// the kernel has not read any of very many messages.
+    /// - [`ChannelError::Stuck`], from then on always, when 64 MiB waited and the kernel read nothing for a second.
+    /// - [`ChannelError::Closed`], [`ChannelError::Broken`] when the connection is known to be gone.
+    /// - [`ChannelError::Empty`].
     pub async fn send(&mut self, frames: Vec<Bytes>) -> Result<(), ChannelError> {
-        let message = ZmqMessage::try_from(frames).map_err(|_| ChannelError::Empty)?;
-        if self.is_stuck {
-            return Err(ChannelError::Stuck);
-        }
-        match timeout(PATIENCE, self.sender.send(message)).await {
-            Ok(sent) => sent.map_err(ChannelError::Send),
-            Err(_) => {
-                self.is_stuck = true;
-                Err(ChannelError::Stuck)
-            }
-        }
+        self.peer.send(frames).await
     }
 
-    /// The next message's frames. Waits for ever on a dead kernel. Cancel safe.
+    /// What comes next. Waits for ever on a dead kernel. Cancel safe.
     ///
     /// # Errors
     ///
-    /// When the connection broke; it may still deliver more.
-    pub async fn recv(&mut self) -> Result<Vec<Bytes>, ZmqError> {
-        self.receiver.recv().await.map(ZmqMessage::into_vec)
+    /// [`ProtocolError`], once, when what came was no ZeroMQ; then the channel is closed.
+    pub async fn recv(&mut self) -> Result<Arrival, ProtocolError> {
+        self.peer.recv().await
     }
 }
 
 impl Iopub {
-    /// The next message's frames. Waits for ever on a dead kernel. Cancel safe.
+    /// Open the channel and subscribe to everything: R's topic is our identity, Julia's the message type.
     ///
     /// # Errors
     ///
-    /// When the connection broke.
-    pub async fn recv(&mut self) -> Result<Vec<Bytes>, ZmqError> {
-        self.socket.recv().await.map(ZmqMessage::into_vec)
+    /// As [`Channels::connect`].
+    pub async fn connect(endpoint: &str) -> Result<Self, ChannelError> {
+        let mut peer = Peer::connect(endpoint, SocketType::Sub, b"").await?;
+        peer.send(vec![zmtp::subscribe_to_all()]).await?;
+        Ok(Self { peer })
+    }
+
+    /// As [`Channel::recv`].
+    ///
+    /// # Errors
+    ///
+    /// As [`Channel::recv`].
+    pub async fn recv(&mut self) -> Result<Arrival, ProtocolError> {
+        self.peer.recv().await
     }
 }
+
+#[cfg(test)]
+mod tests;

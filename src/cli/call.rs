@@ -24,7 +24,8 @@ pub async fn call(args: CallArgs, kernelspecs: &[PathBuf]) -> anyhow::Result<End
     });
     let values = to_raw_value(&values.collect::<anyhow::Result<Vec<_>>>()?)?;
     let manifests = chosen(&args, plugin)?;
-    let mut builder = Host::builder().state(&args.state);
+    // Events that wait there are the business of `run`, which may be running.
+    let mut builder = Host::builder().state(&args.state).leave_backlog();
     for manifest in manifests {
         builder = builder.plugin(manifest);
     }

@@ -81,6 +81,8 @@ pub struct Printer {
     down: HashSet<(Arc<str>, u32)>,
     /// The last unfinished line that each plugin printed.
     unfinished: HashMap<Arc<str>, String>,
+    /// Why each plugin's kernel was last gone, with its last output, which was shown.
+    gone: HashMap<Arc<str>, String>,
 }
 
 /// What was printed.
@@ -136,6 +138,7 @@ impl Printer {
             release: None,
             down: HashSet::new(),
             unfinished: HashMap::new(),
+            gone: HashMap::new(),
         }
     }
 
@@ -221,7 +224,11 @@ impl Printer {
     }
 
     fn failure(&self, event: &Event, error: &RpcError) {
-        self.say(&format!("event {} ({}) failed: {}", event.id, event.topic, error.report()));
+        let mut report = error.report();
+        for reason in self.gone.values() {
+            report = report.replace(reason.as_str(), first_line(reason));
+        }
+        self.say(&format!("event {} ({}) failed: {report}", event.id, event.topic));
     }
 
     fn plugin(&mut self, plugin: &Arc<str>, news: PluginNews) -> anyhow::Result<()> {
@@ -277,6 +284,7 @@ impl Printer {
                 for line in reason.lines().skip(1) {
                     self.say(&format!("[{plugin}] {line}"));
                 }
+                self.gone.insert(plugin.clone(), reason);
             }
             PluginNews::Odd { reason } => self.say(&format!("warning: plugin `{plugin}`: {reason}")),
         }

@@ -12,6 +12,7 @@ use serde_json::json;
 
 use crate::{
     cli::{args::DEFAULT_STATE, printer::Printed},
+    client::Startup,
     host::{Host, PluginStats},
     supervision::State,
 };
@@ -41,6 +42,8 @@ pub struct Summary {
     pub stats: Vec<(String, PluginStats)>,
     /// Plugins that ended in quarantine, and why.
     quarantined: Vec<(String, String)>,
+    /// How long the last start of each took, and where the time went.
+    startup: Vec<(String, u64, Startup)>,
 }
 
 impl Summary {
@@ -50,15 +53,16 @@ impl Summary {
         for (plugin, stats) in &mut stats {
             stats.waiting = host.store().backlog_len(plugin)?;
         }
-        let mut quarantined = Vec::new();
+        let (mut quarantined, mut startup) = (Vec::new(), Vec::new());
         for plugin in host.plugins() {
+            startup.push((plugin.name.clone(), plugin.about.startup_ms, plugin.about.startup));
             let reason = plugin.instances.into_iter().find_map(|state| match state {
                 State::Quarantined { reason, .. } => Some(reason),
                 _ => None,
             });
             quarantined.extend(reason.map(|reason| (plugin.name, reason)));
         }
-        Ok(Self { fed, drained, stats, quarantined })
+        Ok(Self { fed, drained, stats, quarantined, startup })
     }
 
     /// Was an event not handled that no other run will handle, or is a plugin not there any more?
@@ -93,12 +97,16 @@ impl Summary {
             self.stats.iter().map(|(name, stats)| (name.clone(), json!(stats))).collect();
         let quarantined: serde_json::Map<_, _> =
             self.quarantined.iter().map(|(name, reason)| (name.clone(), json!(reason))).collect();
+        let startup =
+            self.startup.iter().map(|(name, ms, phases)| (name.clone(), json!({ "startup_ms": ms, "phases": phases })));
+        let startup: serde_json::Map<_, _> = startup.collect();
         json!({
             "type": "summary",
             "input": self.fed,
             "drained": self.drained,
             "quarantined": quarantined,
             "plugins": plugins,
+            "startup": startup,
         })
     }
 
@@ -283,6 +291,9 @@ mod tests {
             spilled: 4,
             resumed: 5,
             restarts: 6,
+            spares: 0,
+            spares_used: 0,
+            spares_died: 0,
             filtered: 7,
             filtered_out: 8,
             called: 9,
@@ -311,6 +322,7 @@ mod tests {
             drained: false,
             stats: vec![("p".into(), stats)],
             quarantined: vec![("p".into(), "it died".into())],
+            startup: Vec::new(),
         };
         let expected = [
             "plugin `p` dropped 30 of `tock` (shutdown), 2 of `tick` (drop-oldest)",

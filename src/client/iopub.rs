@@ -1,18 +1,18 @@
 //! The task that does nothing but empty iopub.
 
-use std::{sync::Arc, time::Duration};
+use std::sync::Arc;
 
-use tokio::{sync::mpsc, time::sleep};
+use tokio::{sync::mpsc, task::coop::consume_budget};
 
 use crate::{
-    channels::Iopub,
+    channels::{Arrival, Iopub, MESSAGE_BYTES},
     client::output::{Counters, Output},
     wire::{Message, Received, Signer, content},
 };
 
 use super::{
     output::{Metered, Room},
-    task::{IopubSeen, MESSAGE_BYTES},
+    task::IopubSeen,
 };
 
 /// What the client's task needs to know of an iopub message.
@@ -45,12 +45,24 @@ pub(super) struct Drain {
 impl Drain {
     pub async fn run(mut self) {
         loop {
+            // A flood comes with thousands in one piece, and the host may have one thread for all its plugins.
+            consume_budget().await;
             let frames = match self.iopub.recv().await {
-                Ok(frames) => frames,
+                Ok(Arrival::Message(frames)) => frames,
+                Ok(Arrival::Refused(refusal)) => {
+                    self.counters.count_odd();
+                    tracing::warn!(reason = %refusal, "iopub message refused");
+                    continue;
+                }
+                // Death is told by the process.
+                Ok(Arrival::Closed) => {
+                    tracing::debug!("iopub was closed by the kernel");
+                    continue;
+                }
+                // Nothing depends on iopub, so the kernel goes on without its outputs.
                 Err(error) => {
-                    tracing::debug!(%error, "iopub");
-                    // A broken connection may report again and again; death is told by the process.
-                    sleep(Duration::from_millis(10)).await;
+                    self.counters.count_odd();
+                    tracing::warn!(%error, "iopub is no ZeroMQ any more; what the kernel prints is lost from now on");
                     continue;
                 }
             };

@@ -14,8 +14,9 @@ use tokio::{
 use crate::{
     channels::Channels,
     client::{
-        ClientError, Counters, Ids, KernelClient, Outputs,
+        ClientError, Counters, Ids, KernelClient, Outputs, Startup,
         iopub::Drain,
+        startup::milliseconds,
         task::{Command, IopubSeen, PROMPTS, Task},
     },
     language::Interrupt,
@@ -25,15 +26,16 @@ use crate::{
 
 /// How often new ports are tried when somebody else took one.
 const PORT_TRIES: usize = 4;
-/// How long one nudge waits for a sign of life on iopub.
-const NUDGE: Duration = Duration::from_millis(500);
+/// How long the first nudge waits for a sign of life on iopub; each further one waits three times as long. The first is
+/// short because a kernel that has just taken our subscription may have sent its first words before.
+const NUDGE: Duration = Duration::from_millis(20);
 /// How often a wrapper kernel is asked whether its interpreter is there.
 const INTERPRETER: Duration = Duration::from_millis(20);
 /// How many nudges are given before iopub is taken for silent.
-const NUDGES: usize = 5;
+const NUDGES: u32 = 5;
 
 /// How to start a kernel and how to treat it.
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub struct LaunchOptions {
     /// What to start.
     pub spec: LaunchSpec,
@@ -64,11 +66,13 @@ impl KernelClient {
         let until = Instant::now() + options.startup;
         let mut tries = 1;
         loop {
+            let began = Instant::now();
             let launched = provision::launch(&options.spec).await?;
+            let startup = Startup { spawn_ms: milliseconds(began.elapsed()), ..Startup::default() };
             let (tail, mut exit) = (launched.process.output_tail(), launched.process.exit());
             // R lives on without the port that it could not bind; the others end.
             let outcome = tokio::select! {
-                outcome = Self::meet(launched, &options, until) => Some(outcome),
+                outcome = Self::meet(launched, &options, until, startup) => Some(outcome),
                 exit = exited(&mut exit) => {
                     let name = options.spec.kernel_name.clone();
                     Some(Err(ClientError::DiedAtLaunch { name, exit, output_tail: tail.text() }))
@@ -76,7 +80,7 @@ impl KernelClient {
                 () = says_in_use(&tail), if tries < PORT_TRIES => None,
             };
             match outcome {
-                Some(outcome) if outcome.is_ok() || tries == PORT_TRIES || !is_in_use(&tail) => return outcome,
+                Some(outcome) if outcome.is_ok() || tries == PORT_TRIES || !is_in_use(&tail.text()) => return outcome,
                 _ => {
                     tracing::warn!(kernel = options.spec.kernel_name, tries, "a port was taken; trying others");
                     tries += 1;
@@ -86,7 +90,14 @@ impl KernelClient {
     }
 
     /// Open the channels of a process and wait until it answers.
-    async fn meet(launched: Launched, options: &LaunchOptions, until: Instant) -> Result<Self, ClientError> {
+    async fn meet(
+        launched: Launched,
+        options: &LaunchOptions,
+        until: Instant,
+        mut startup: Startup,
+    ) -> Result<Self, ClientError> {
+        let mut began = Instant::now();
+        let mut lap = || milliseconds(std::mem::replace(&mut began, Instant::now()).elapsed());
         let Launched { process, connection, reservation } = launched;
         let tail = process.output_tail();
         let deaf = |missing| ClientError::Deaf {
@@ -96,13 +107,16 @@ impl KernelClient {
             output_tail: tail.text(),
         };
         let with_control = !options.no_control;
-        timeout_at(until, Channels::wait_until_listening(&connection, with_control))
+        let late = timeout_at(until, Channels::wait_until_listening(&connection, with_control))
             .await
             .map_err(|_| deaf("it does not listen on its ports"))??;
+        startup.listening_ms = lap();
         let session = uuid::Uuid::new_v4().simple().to_string();
         let connecting = Channels::connect(&connection, &session, with_control);
         let channels = timeout_at(until, connecting).await.map_err(|_| deaf("its sockets do not answer"))??;
         drop(reservation);
+        startup.connect_ms = lap();
+        startup.host_ms = startup.spawn_ms + startup.connect_ms + milliseconds(late);
 
         let signer = Signer::new(&connection.signature_scheme, connection.key.as_bytes()).map_err(|error| {
             // We chose scheme and key ourselves.
@@ -129,6 +143,7 @@ impl KernelClient {
             iopub_seen,
             waiters: HashMap::new(),
             prompts: Arc::new(Semaphore::new(PROMPTS)),
+            broken: None,
         };
         let tail = process.output_tail();
         let mut client = Self {
@@ -137,6 +152,7 @@ impl KernelClient {
             process,
             options: options.clone(),
             info: content::KernelInfoReply::default(),
+            startup: Startup::default(),
             welcomed: false,
             heartbeat: connection.endpoint(connection.hb_port),
             outputs: Some(Outputs(output_receiver)),
@@ -159,7 +175,10 @@ impl KernelClient {
             Err(error) => return Err(error),
         }
         client.wait_for_interpreter(until).await?;
+        startup.kernel_info_ms = lap();
         client.nudge(&mut seen, until).await?;
+        startup.iopub_ms = lap();
+        client.startup = startup;
         client.welcomed = seen.borrow().welcome;
         Ok(client)
     }
@@ -175,8 +194,8 @@ impl KernelClient {
 
     /// A subscription takes effect in the kernel at its own time; ask again until something comes over iopub.
     async fn nudge(&self, seen: &mut watch::Receiver<IopubSeen>, until: Instant) -> Result<(), ClientError> {
-        for _ in 0..NUDGES {
-            if timeout(NUDGE, seen.wait_for(|seen| seen.any)).await.is_ok() {
+        for nudge in 0..NUDGES {
+            if timeout(NUDGE * 3u32.pow(nudge), seen.wait_for(|seen| seen.any)).await.is_ok() {
                 return Ok(());
             }
             self.kernel_info(until.saturating_duration_since(Instant::now())).await?;
@@ -188,14 +207,12 @@ impl KernelClient {
 
 /// Waits until the kernel says that it could not bind a port.
 async fn says_in_use(tail: &Tail) {
-    while !is_in_use(tail) {
-        sleep(INTERPRETER).await;
-    }
+    tail.wait_for(is_in_use).await;
 }
 
 /// In the words of the C library, which libzmq, pbdZMQ and the others pass on.
-fn is_in_use(tail: &Tail) -> bool {
-    tail.text().to_lowercase().contains("address already in use")
+fn is_in_use(text: &str) -> bool {
+    text.to_lowercase().contains("address already in use")
 }
 
 /// Waits for the process to end.

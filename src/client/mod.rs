@@ -13,6 +13,7 @@ mod iopub;
 mod launch;
 mod output;
 mod prober;
+mod startup;
 mod task;
 
 use std::{
@@ -45,6 +46,8 @@ pub use launch::LaunchOptions;
 pub(crate) use output::size_of;
 pub use output::{Counters, Output, Outputs};
 pub use prober::Prober;
+pub use startup::Startup;
+pub(crate) use startup::milliseconds;
 
 use task::{Channel, Command, Request, Waiter};
 
@@ -56,6 +59,7 @@ pub struct KernelClient {
     process: Process,
     options: LaunchOptions,
     info: content::KernelInfoReply,
+    startup: Startup,
     welcomed: bool,
     heartbeat: String,
     outputs: Option<Outputs>,
@@ -150,9 +154,19 @@ impl KernelClient {
         &self.info
     }
 
+    /// Where the time of its start went, up to its first sign of life on iopub.
+    pub fn startup(&self) -> Startup {
+        self.startup
+    }
+
     /// Did the kernel send `iopub_welcome` (message spec 5.5)?
     pub fn welcomed(&self) -> bool {
         self.welcomed
+    }
+
+    /// How it was started.
+    pub fn options(&self) -> &LaunchOptions {
+        &self.options
     }
 
     /// The kernel's private folder.

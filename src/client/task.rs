@@ -1,16 +1,15 @@
 //! The task that owns a kernel's channels. Nobody else sees a socket.
 
-use std::{collections::HashMap, sync::Arc, time::Duration};
+use std::{collections::HashMap, sync::Arc};
 
 use bytes::Bytes;
 use tokio::{
     sync::{Semaphore, mpsc, oneshot, watch},
-    time::sleep,
+    task::coop::consume_budget,
 };
-use zeromq::ZmqError;
 
 use crate::{
-    channels::{self, ChannelError},
+    channels::{self, Arrival, ChannelError, MESSAGE_BYTES},
     client::{
         ClientError,
         execution::Event,
@@ -19,10 +18,8 @@ use crate::{
     },
     provision::Exit,
     wire::{Header, Message, Outgoing, Received, Signer, content},
+    zmtp::ProtocolError,
 };
-
-/// Largest message that is read.
-pub(super) const MESSAGE_BYTES: usize = 256 * 1024 * 1024;
 
 /// How many prompts may wait to be read. A kernel that waits for an answer sends one.
 pub(super) const PROMPTS: usize = 4;
@@ -61,6 +58,16 @@ pub(super) enum Waiter {
     Execution { events: mpsc::UnboundedSender<Event>, own_outputs: bool, replied: bool },
 }
 
+impl Waiter {
+    fn fail(self, error: ClientError) {
+        // A waiter that gave up is no longer interested.
+        match self {
+            Self::Reply(reply) => drop(reply.send(Err(error))),
+            Self::Execution { events, .. } => drop(events.send(Event::Failed(error))),
+        }
+    }
+}
+
 /// The state of the task. It ends when the process does, or when all handles are gone.
 pub(super) struct Task {
     pub shell: channels::Channel,
@@ -76,6 +83,8 @@ pub(super) struct Task {
     pub iopub_seen: watch::Sender<IopubSeen>,
     pub waiters: HashMap<String, Waiter>,
     pub prompts: Arc<Semaphore>,
+    /// What came over one of the channels was no ZeroMQ; nothing is asked of this kernel any more.
+    pub broken: Option<ProtocolError>,
 }
 
 /// What is known of iopub.
@@ -87,7 +96,7 @@ pub(super) struct IopubSeen {
 
 enum Happened {
     Command(Option<Command>),
-    Arrived(&'static str, Result<Vec<Bytes>, ZmqError>),
+    Arrived(&'static str, Result<Arrival, ProtocolError>),
     News(Option<News>),
     Exit,
 }
@@ -95,16 +104,20 @@ enum Happened {
 impl Task {
     pub async fn run(mut self) {
         let exit = loop {
+            // As in the iopub task.
+            consume_budget().await;
             match self.next().await {
                 Happened::Command(Some(command)) => self.obey(command).await,
                 // All handles are gone.
                 Happened::Command(None) => return,
-                Happened::Arrived(channel, Ok(frames)) => self.receive(channel, frames),
-                Happened::Arrived(channel, Err(error)) => {
-                    tracing::debug!(channel, %error, "channel");
-                    // A broken connection may report again and again; death is told by the process.
-                    sleep(Duration::from_millis(10)).await;
+                Happened::Arrived(channel, Ok(Arrival::Message(frames))) => self.receive(channel, frames),
+                Happened::Arrived(channel, Ok(Arrival::Refused(refusal))) => {
+                    self.counters.count_odd();
+                    tracing::warn!(channel, reason = %refusal, "message refused");
                 }
+                // Death is told by the process.
+                Happened::Arrived(channel, Ok(Arrival::Closed)) => tracing::debug!(channel, "closed by the kernel"),
+                Happened::Arrived(channel, Err(error)) => self.break_off(channel, error),
                 Happened::News(Some(news)) => self.route(news),
                 // The iopub task ends only with this one.
                 Happened::News(None) => {}
@@ -115,16 +128,23 @@ impl Task {
         while let Ok(news) = self.news.try_recv() {
             self.route(news);
         }
+        self.fail_all(|output_tail| match exit {
+            Some(exit) => ClientError::Gone { exit, output_tail: output_tail() },
+            None => ClientError::Closed,
+        });
+    }
+
+    /// Whoever waits is told at once: no reply of a kernel that does not keep to the protocol can be hoped for.
+    fn break_off(&mut self, channel: &'static str, error: ProtocolError) {
+        self.counters.count_odd();
+        tracing::warn!(channel, %error, "the kernel does not keep to ZeroMQ's protocol");
+        self.fail_all(|_| ChannelError::from(error.clone()).into());
+        self.broken = Some(error);
+    }
+
+    fn fail_all(&mut self, error: impl Fn(&dyn Fn() -> String) -> ClientError) {
         for (_, waiter) in self.waiters.drain() {
-            let error = match exit {
-                Some(exit) => ClientError::Gone { exit, output_tail: (self.output_tail)() },
-                None => ClientError::Closed,
-            };
-            // A waiter that gave up is no longer interested.
-            match waiter {
-                Waiter::Reply(reply) => drop(reply.send(Err(error))),
-                Waiter::Execution { events, .. } => drop(events.send(Event::Failed(error))),
-            }
+            waiter.fail(error(&*self.output_tail));
         }
     }
 
@@ -151,8 +171,11 @@ impl Task {
             Command::Send(request) => {
                 let Request { channel, header, parent, content, waiter } = *request;
                 let msg_id = header.msg_id.clone();
-                if let Some(waiter) = waiter {
-                    self.waiters.insert(msg_id.clone(), waiter);
+                match (waiter, &self.broken) {
+                    (Some(waiter), Some(error)) => return waiter.fail(ChannelError::from(error.clone()).into()),
+                    (Some(waiter), None) => drop(self.waiters.insert(msg_id.clone(), waiter)),
+                    // `shutdown_request`, which a channel that is whole still carries.
+                    (None, _) => {}
                 }
                 let outgoing = Outgoing { header, parent, content };
                 // Headers are strings; writing them cannot fail.
@@ -167,10 +190,8 @@ impl Task {
                     Ok(()) => {}
                     Err(error @ ChannelError::Stuck) => {
                         tracing::warn!(%error, "request not sent");
-                        match self.waiters.remove(&msg_id) {
-                            Some(Waiter::Reply(reply)) => drop(reply.send(Err(error.into()))),
-                            Some(Waiter::Execution { events, .. }) => drop(events.send(Event::Failed(error.into()))),
-                            None => {}
+                        if let Some(waiter) = self.waiters.remove(&msg_id) {
+                            waiter.fail(error.into());
                         }
                     }
                     // The waiters learn of it from the process's exit, or from their deadline.

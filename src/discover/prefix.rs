@@ -2,7 +2,8 @@
 //!
 //! A host has no interpreter of its own, so it takes the activated environment, else that of `python3` on PATH.
 //! Nothing is run, with one exception: when `python3` is a script (a shim of pyenv or asdf), only it knows where it
-//! leads, and it is asked.
+//! leads, and it is asked. Where that is plain, as with most shims of pyenv, it is not: their many lines of Bash take a
+//! tenth of a second, which would be most of what a host needs to start.
 
 use std::{
     ffi::OsStr,
@@ -87,6 +88,11 @@ impl Prefix {
         let how = PrefixSource::PythonOnPath(python.to_owned());
         let real = python.canonicalize().map_err(|error| format!("cannot be resolved: {error}"))?;
         if is_script(&real) {
+            if let Some(python) = pyenv(&real, environment)
+                && let Ok(prefix) = Self::of(&python, environment)
+            {
+                return Ok(Self { how, ..prefix });
+            }
             let (dir, python) = ask(python, environment)?;
             return Ok(Self { venv: Venv::read(&dir), python: Some(python), dir, how });
         }
@@ -152,6 +158,38 @@ fn is_script(file: &Path) -> bool {
     std::fs::File::open(file).is_ok_and(|mut file| file.read_exact(&mut start).is_ok()) && start == *b"#!"
 }
 
+/// The interpreter that a shim of pyenv starts, if it is one and names versions that are there; pyenv itself also knows
+/// abbreviations, and `system`.
+fn pyenv(shim: &Path, environment: &Environment) -> Option<PathBuf> {
+    let text = std::fs::read_to_string(shim).ok()?;
+    let root = text.lines().find_map(|line| line.strip_prefix("export PYENV_ROOT=\"")?.strip_suffix('"'))?;
+    let root = Path::new(root);
+    if !text.contains("/pyenv\" exec") || !root.is_absolute() || shim.parent() != Some(&root.join("shims")) {
+        return None;
+    }
+    let read = |file: PathBuf| std::fs::read_to_string(file).ok();
+    let dir =
+        environment.non_empty("PYENV_DIR").map_or_else(|| environment.absolute(""), |dir| environment.absolute(dir));
+    let named = match environment.non_empty("PYENV_VERSION") {
+        Some(named) => named.to_str()?.replace(':', "\n"),
+        None => {
+            dir.ancestors().find_map(|dir| read(dir.join(".python-version"))).or_else(|| read(root.join("version")))?
+        }
+    };
+    let program = shim.file_name()?;
+    for version in named.lines().flat_map(|line| line.split('#').next()).flat_map(str::split_whitespace) {
+        let home = root.join("versions").join(version);
+        if version.contains("..") || !home.is_dir() {
+            return None;
+        }
+        let python = home.join("bin").join(program);
+        if is_executable(&python) {
+            return Some(python);
+        }
+    }
+    None
+}
+
 fn has_standard_library(dir: &Path) -> bool {
     ["lib", "lib64"].iter().any(|lib| {
         std::fs::read_dir(dir.join(lib))
@@ -197,5 +235,46 @@ fn ask(python: &Path, environment: &Environment) -> Result<(PathBuf, PathBuf), S
     match (status.success(), paths.next(), paths.next()) {
         (true, Some(prefix), Some(python)) if prefix.is_absolute() => Ok((prefix, python)),
         _ => Err(format!("is a script that starts no Python ({status})")),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::{fs, os::unix::fs::PermissionsExt};
+
+    use super::*;
+
+    #[test]
+    fn a_shim_of_pyenv_is_not_run_where_it_is_plain_where_it_leads() {
+        let dir = tempfile::tempdir().expect("a folder");
+        let root = dir.path().canonicalize().expect("there");
+        let make = |file: &str, text: &str| {
+            let path = root.join(file);
+            fs::create_dir_all(path.parent().expect("a parent")).expect("a folder");
+            fs::write(&path, text).expect("written");
+            fs::set_permissions(&path, fs::Permissions::from_mode(0o755)).expect("set");
+            path
+        };
+        let line =
+            format!("export PYENV_ROOT=\"{}\"\nexec \"{0}/libexec/pyenv\" exec \"$program\" \"$@\"\n", root.display());
+        let shim = make("shims/python3", &format!("#!/usr/bin/env bash\n{line}"));
+        let python = |version: &str| make(&format!("versions/{version}/bin/python3"), "");
+        let (old, new) = (python("3.11.7"), python("3.12.1"));
+        let project = root.join("project/below");
+        fs::create_dir_all(&project).expect("a folder");
+        let led = |vars: &[(&str, &str)], cwd: &Path| pyenv(&shim, &Environment::new(vars.iter().copied(), cwd));
+
+        assert_eq!(led(&[], &project), None, "no version is named: pyenv takes that of the system");
+        fs::write(root.join("version"), "# what I use\n3.11.7\n").expect("written");
+        assert_eq!(led(&[], &project), Some(old.clone()));
+        fs::write(root.join("project/.python-version"), "3.12.1\n3.11.7\n").expect("written");
+        assert_eq!(led(&[], &project), Some(new.clone()));
+        assert_eq!(led(&[("PYENV_VERSION", "3.11.7:3.12.1")], &project), Some(old.clone()));
+        assert_eq!(led(&[("PYENV_DIR", "/")], &project), Some(old));
+        for unclear in ["system", "3.12", "3.13.0", "../versions/3.12.1"] {
+            assert_eq!(led(&[("PYENV_VERSION", unclear)], &project), None, "{unclear}");
+        }
+        let other = make("elsewhere/python3", &format!("#!/usr/bin/env bash\n{line}"));
+        assert_eq!(pyenv(&other, &Environment::new([("PYENV_VERSION", "3.12.1")], &project)), None);
     }
 }

@@ -15,7 +15,7 @@ use serde_json::value::RawValue;
 
 use crate::{
     chain::Chain,
-    client::{ClientError, KernelClient, LaunchOptions},
+    client::{ClientError, KernelClient, LaunchOptions, Startup},
     language::Interrupt,
     plugin::{Answer, Carrier, Emission, HostCalls, PluginNews, Runtime, launch_options},
     provision::LaunchError,
@@ -48,6 +48,8 @@ pub struct Examination {
     pub protocol_version: String,
     /// From launch until it answered on shell and iopub.
     pub startup_ms: u64,
+    /// Where that time went, the shim and what follows it left out.
+    pub startup: Startup,
     /// Memory of all its processes after the start.
     pub memory_bytes: u64,
     /// How many processes those are.
@@ -136,7 +138,7 @@ pub async fn examine(subject: &Subject, mut say: impl FnMut(&str)) -> Result<Exa
     say("starting");
     let began = Instant::now();
     let client = KernelClient::launch(options.clone()).await?;
-    let startup = began.elapsed();
+    let (startup, phases) = (began.elapsed(), client.startup());
     let language = runtime.language.as_deref();
     let no_shim = || Finding::unknown("there is no shim to try it with");
 
@@ -190,6 +192,7 @@ pub async fn examine(subject: &Subject, mut say: impl FnMut(&str)) -> Result<Exa
         kernel: kernel.trim().to_owned(),
         protocol_version,
         startup_ms: u64::try_from(startup.as_millis()).unwrap_or(u64::MAX),
+        startup: phases,
         memory_bytes,
         processes,
         stdin,

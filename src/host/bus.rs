@@ -1,7 +1,7 @@
 //! The way of an event: filters, lanes, the store, or nowhere.
 
 use std::{
-    sync::{Arc, PoisonError, atomic::Ordering},
+    sync::{Arc, PoisonError},
     time::Instant,
 };
 
@@ -14,7 +14,7 @@ use crate::{
         Event, News,
         functions::deadline,
         lane::{Delivery, Entry, Lane, Subscriber},
-        ledger::Admitted,
+        rows::Admitted,
         shared::{Shared, deliver},
     },
     manifest::WhenFull,
@@ -65,20 +65,19 @@ impl Shared {
     }
 
     async fn enqueue(&self, entry: &Entry, mut delivery: Delivery, chain: Option<&Chain>) -> Result<Placed, RpcError> {
-        self.pending.fetch_add(1, Ordering::AcqRel);
+        self.pending.add(1);
         // Dropped without success (cancelled, refused), the delivery is no longer pending, and not written down.
         let mut pending = Pending { shared: self, entry, seq: None, accepted: false };
         if matches!(entry.ledger.admit(&mut delivery)?, Admitted::Stored) {
             pending.accepted = true;
-            entry.meter.count(|stats| stats.spilled += 1);
-            return Ok(Placed::Stored);
+            return Ok(self.stored(entry));
         }
         pending.seq = delivery.seq;
         let (key, lane) = (delivery.event.key.clone(), entry.lane(&delivery.event));
         let is_block = entry.manifest.queue.when_full == WhenFull::Block;
         let pushed = match chain {
             Some(chain) if is_block && lane.queue.is_full() => {
-                self.push_in_chain(entry, lane, delivery, key.as_deref(), chain).await?
+                self.push_in_chain(entry, &lane, delivery, key.as_deref(), chain).await?
             }
             _ => lane.queue.push(delivery, key.as_deref()).await.map_err(|_| closed(&entry.name))?,
         };
@@ -94,10 +93,7 @@ impl Shared {
             Pushed::Accepted => return Ok(Placed::Waiting),
             Pushed::Full(delivery) => {
                 return match entry.ledger.spill(&delivery) {
-                    Ok(()) => {
-                        entry.meter.count(|stats| stats.spilled += 1);
-                        Ok(Placed::Stored)
-                    }
+                    Ok(()) => Ok(self.stored(entry)),
                     Err(error) => {
                         self.done(1);
                         Err(error)
@@ -110,6 +106,16 @@ impl Shared {
         };
         self.dropped(entry, dropped, reason);
         Ok(placed)
+    }
+
+    /// A delivery that was pending is in the store.
+    fn stored(&self, entry: &Entry) -> Placed {
+        entry.meter.count(|stats| stats.spilled += 1);
+        if !entry.ledger.works_off {
+            // It is the next host's.
+            self.done(1);
+        }
+        Placed::Stored
     }
 
     /// A delivery that was pending is dropped.
@@ -132,7 +138,7 @@ impl Shared {
     pub fn found(&self, entry: &Entry, new: i64) {
         let count = usize::try_from(new.unsigned_abs()).unwrap_or(usize::MAX);
         if new > 0 {
-            self.pending.fetch_add(count, Ordering::AcqRel);
+            self.pending.add(count);
             entry.meter.count(|stats| stats.resumed += new.unsigned_abs());
         } else if new < 0 {
             self.done(count);
@@ -191,7 +197,7 @@ impl Shared {
             };
             let deliver = deliver(handler.id, &event, 1, &chain);
             let began = Instant::now();
-            let result = entry.idlest().request("filter", &deliver, &chain, deadline).await?;
+            let result = entry.idlest().instance.request("filter", &deliver, &chain, deadline).await?;
             entry.meter.took(began.elapsed());
             if result.get() == "null" {
                 entry.meter.count(|stats| stats.filtered_out += 1);
@@ -206,9 +212,7 @@ impl Shared {
 
     /// Deliveries are done, in whichever way.
     pub fn done(&self, count: usize) {
-        if self.pending.fetch_sub(count, Ordering::AcqRel) == count {
-            self.drained.notify_waiters();
-        }
+        self.pending.done(count);
     }
 }
 

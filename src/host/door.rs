@@ -1,23 +1,29 @@
 //! What the plugins know of the host, and what they may do.
 
-use std::sync::Arc;
+use std::sync::{Arc, Weak};
 
 use serde_json::value::RawValue;
 use tokio::time::timeout_at;
 
 use crate::{
     chain::Chain,
-    host::{Event, News, functions::Caller, shared::Shared},
+    host::{Event, News, functions::Caller, shared::Shared, stats::Meter},
+    manifest::Manifest,
     plugin::{Answer, Emission, HostCalls, PluginNews},
     rpc::{self, ErrorKind, RpcError},
 };
 
-/// What the plugins know of the host. A plugin's task may outlive the host by a moment, so it does not own it.
-pub(super) struct Door(pub std::sync::Weak<Shared>);
+/// What one plugin knows of the host. A plugin's task may outlive the host by a moment, so it does not own it.
+pub(super) struct Door {
+    pub shared: Weak<Shared>,
+    /// What the plugin may do is known before it is loaded, since it may call while it is.
+    pub manifest: Arc<Manifest>,
+    pub meter: Arc<Meter>,
+}
 
 impl Door {
     fn shared(&self) -> Result<Arc<Shared>, RpcError> {
-        self.0.upgrade().ok_or_else(|| RpcError::new(ErrorKind::Cancelled, "the host is gone"))
+        self.shared.upgrade().ok_or_else(|| RpcError::new(ErrorKind::Cancelled, "the host is gone"))
     }
 
     fn call(
@@ -28,11 +34,9 @@ impl Door {
         args: Box<RawValue>,
     ) -> Result<Answer<Box<RawValue>>, RpcError> {
         let shared = self.shared()?;
-        if let Some(meter) = shared.meters.get(plugin) {
-            meter.count(|stats| stats.calls += 1);
-        }
+        self.meter.count(|stats| stats.calls += 1);
         // Keyboard reads are allowed by the host's input policy, not by the manifest.
-        let allowed = name == INPUT || shared.manifest(plugin).is_some_and(|manifest| manifest.may_call(name));
+        let allowed = name == INPUT || self.manifest.may_call(name);
         if !allowed {
             let message = format!(
                 "plugin `{plugin}` may not call `{name}`; add it to `call` in [permissions] of its plugin.toml"
@@ -64,7 +68,7 @@ impl Door {
     fn emit(&self, plugin: &str, chain: Chain, emission: Emission) -> Result<Answer<()>, RpcError> {
         let shared = self.shared()?;
         let Emission { topic, data, key } = emission;
-        if !shared.manifest(plugin).is_some_and(|manifest| manifest.may_emit(&topic)) {
+        if !self.manifest.may_emit(&topic) {
             let message = format!(
                 "plugin `{plugin}` may not emit `{topic}`; add it to `emit` in [permissions] of its plugin.toml"
             );
@@ -72,9 +76,7 @@ impl Door {
         }
         let event =
             Event::from_raw(&topic, data, key).map_err(|error| RpcError::new(ErrorKind::Invalid, error.to_string()))?;
-        if let Some(meter) = shared.meters.get(plugin) {
-            meter.count(|stats| stats.emitted += 1);
-        }
+        self.meter.count(|stats| stats.emitted += 1);
         let plugin = plugin.to_owned();
         Ok(Box::pin(async move { shared.emit(&plugin, event, Some(&chain)).await.map(drop) }))
     }
@@ -98,7 +100,7 @@ impl HostCalls for Door {
             PluginNews::Gone { reason } => tracing::warn!(plugin, reason, "kernel gone"),
             _ => {}
         }
-        if let Some(shared) = self.0.upgrade() {
+        if let Some(shared) = self.shared.upgrade() {
             shared.newsroom.publish(&News::Plugin { plugin: plugin.into(), news });
         }
     }

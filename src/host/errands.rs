@@ -27,10 +27,11 @@ pub(super) async fn errands(shared: Weak<Shared>) {
             let (Request::Retry(plugin) | Request::Release(plugin)) = &request;
             let Some(entry) = entries.iter().find(|entry| *entry.name == **plugin) else { continue };
             match request {
-                Request::Retry(_) => match entry.ledger.look() {
-                    Ok(new) => shared.found(entry, new),
-                    Err(error) => tracing::warn!(plugin = &*entry.name, %error, "cannot read the backlog"),
-                },
+                Request::Retry(_) => {
+                    if let Err(error) = entry.ledger.look(|new| shared.found(entry, new)) {
+                        tracing::warn!(plugin = &*entry.name, %error, "cannot read the backlog");
+                    }
+                }
                 Request::Release(_) => entry.release(),
             }
         }

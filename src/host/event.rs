@@ -1,14 +1,14 @@
 //! Events as the host has them.
 
 use std::sync::{
-    Arc,
+    Arc, Mutex,
     atomic::{AtomicU64, Ordering},
 };
 
 use serde::Serialize;
 use serde_json::value::RawValue;
 
-use crate::{pattern::check_topic, rpc};
+use crate::{host::lock, pattern::check_topic, rpc};
 
 /// Something that happened. Cheap to clone; the data is serialised once, however many plugins get it.
 #[derive(Debug, Clone, Serialize)]
@@ -70,7 +70,7 @@ impl Event {
         Ok(Self {
             id: format!("{run}-{}", NEXT.fetch_add(1, Ordering::Relaxed)).into(),
             topic: topic.into(),
-            time: chrono::Utc::now().to_rfc3339_opts(chrono::SecondsFormat::Millis, true).into(),
+            time: now(),
             key: key.map(Into::into),
             data: rpc::compact(data).into(),
         })
@@ -81,5 +81,20 @@ impl Event {
     pub fn with_key(mut self, key: impl Into<Arc<str>>) -> Self {
         self.key = Some(key.into());
         self
+    }
+}
+
+/// The time as events have it. Many happen within one millisecond, and writing a date takes longer than all else here.
+fn now() -> Arc<str> {
+    static LAST: Mutex<Option<(i64, Arc<str>)>> = Mutex::new(None);
+    let now = chrono::Utc::now();
+    let mut last = lock(&LAST);
+    match &*last {
+        Some((millis, text)) if *millis == now.timestamp_millis() => text.clone(),
+        _ => {
+            let text: Arc<str> = now.to_rfc3339_opts(chrono::SecondsFormat::Millis, true).into();
+            *last = Some((now.timestamp_millis(), text.clone()));
+            text
+        }
     }
 }

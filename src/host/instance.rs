@@ -171,8 +171,17 @@ impl Instance {
 
     /// End it for good. `grace` as for [`Plugin::shutdown`].
     pub async fn stop(&self, grace: Duration) {
+        self.end(grace, true).await;
+    }
+
+    /// End it until a source is loaded into it again.
+    pub async fn park(&self, grace: Duration) {
+        self.end(grace, false).await;
+    }
+
+    async fn end(&self, grace: Duration, for_good: bool) {
         let (done, stopped) = oneshot::channel();
-        if self.commands.send(Command::Stop { grace, done }).is_ok() {
+        if self.commands.send(Command::Stop { grace, for_good, done }).is_ok() {
             let _ = stopped.await;
         }
     }

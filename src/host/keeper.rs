@@ -19,10 +19,12 @@ use crate::{
         instance::{Instance, Loaded},
         lane::Face,
         lock,
+        pool::Pool,
         shared::Shared,
+        stats::Meter,
     },
     manifest::Manifest,
-    plugin::{HostCalls, Plugin, PluginSource, Runtime, SharedGraph},
+    plugin::{HostCalls, LoadError, Plugin, PluginSource, Runtime, SharedGraph},
     supervision::{History, State, Verdict},
 };
 
@@ -34,13 +36,27 @@ pub(super) struct Recipe {
     pub source: PluginSource,
     pub door: Arc<dyn HostCalls>,
     pub graph: SharedGraph,
+    pub meter: Arc<Meter>,
+    /// Kernels at hand for it.
+    pub pool: Arc<Pool>,
+    pub shared: Weak<Shared>,
+    /// How long kernelspecs and languages were looked for.
+    pub discover: Duration,
 }
 
 /// What an instance asks of its keeper.
 pub(super) enum Command {
     Release,
-    Reload { source: Box<PluginSource>, done: oneshot::Sender<Result<(), BuildError>> },
-    Stop { grace: Duration, done: oneshot::Sender<()> },
+    Reload {
+        source: Box<PluginSource>,
+        done: oneshot::Sender<Result<(), BuildError>>,
+    },
+    /// End the kernel. Unless it is for good, another source may be loaded later.
+    Stop {
+        grace: Duration,
+        for_good: bool,
+        done: oneshot::Sender<()>,
+    },
 }
 
 /// Owns an instance's kernel.
@@ -48,7 +64,6 @@ pub(super) struct Keeper {
     instance: Arc<Instance>,
     recipe: Recipe,
     commands: mpsc::UnboundedReceiver<Command>,
-    shared: Weak<Shared>,
     history: History,
     /// As it was loaded before the keeper ran.
     pub first: Option<Arc<Loaded>>,
@@ -77,17 +92,53 @@ impl Next {
 
 impl Recipe {
     async fn load(&self, source: &PluginSource) -> Result<Loaded, BuildError> {
-        let plugin = Plugin::load(&self.runtime, source, self.door.clone(), self.graph.clone()).await;
-        let plugin = plugin
-            .map_err(|source| BuildError::Load { plugin: self.manifest.name.clone(), source: Box::new(source) })?;
+        let error = |source| BuildError::Load { plugin: self.manifest.name.clone(), source: Box::new(source) };
+        let plugin = match self.load_warm(source).await {
+            Some(loaded) => loaded.map_err(error)?,
+            None => self.load_cold(source).await.map_err(error)?,
+        };
+        let (about, instance) = (plugin.about(), source.instance);
+        let (ms, startup) = (about.startup_ms, about.startup);
+        tracing::info!(plugin = source.name, instance, ms, warm = startup.warm, phases = %startup, "loaded");
         let face = Arc::new(Face::of(&plugin, &self.manifest)?);
         Ok(Loaded { plugin, face })
+    }
+
+    /// Into a kernel that is there already; `None` when there is none of use.
+    async fn load_warm(&self, source: &PluginSource) -> Option<Result<Plugin, LoadError>> {
+        let spare = self.pool.take(&self.runtime, source).or_else(|| {
+            let shared = self.shared.upgrade()?;
+            shared.pools.iter().find_map(|pool| pool.take(&self.runtime, source))
+        })?;
+        let (door, graph) = (self.door.clone(), self.graph.clone());
+        match Plugin::load_into(spare, &self.runtime, source, door, graph).await {
+            // Whatever was wrong with the kernel, a new one may do. What the author's source raised, it will raise there.
+            Err(error) if !error.is_authors() => {
+                tracing::warn!(plugin = self.manifest.name, %error, "a spare kernel did not take the plugin");
+                None
+            }
+            other => Some(other),
+        }
+    }
+
+    async fn load_cold(&self, source: &PluginSource) -> Result<Plugin, LoadError> {
+        let began = Instant::now();
+        let places = self.shared.upgrade().map(|shared| shared.places.clone());
+        // They are closed with the host only, which nobody waits for then.
+        let _place = match places {
+            Some(places) => places.acquire_owned().await.ok(),
+            None => None,
+        };
+        let queued = began.elapsed();
+        let mut plugin = Plugin::load(&self.runtime, source, self.door.clone(), self.graph.clone()).await?;
+        plugin.waited(self.discover, queued);
+        Ok(plugin)
     }
 }
 
 impl Keeper {
     /// Load a plugin for the first time. The keeper is to be run.
-    pub async fn load(recipe: Recipe, shared: Weak<Shared>) -> Result<(Arc<Instance>, Self), BuildError> {
+    pub async fn load(recipe: Recipe) -> Result<(Arc<Instance>, Self), BuildError> {
         let loaded = Arc::new(recipe.load(&recipe.source).await?);
         let (sender, commands) = mpsc::unbounded_channel();
         let instance = Arc::new(Instance::new(recipe.source.instance.unwrap_or(0), loaded.clone(), sender));
@@ -97,7 +148,6 @@ impl Keeper {
             first: Some(loaded),
             recipe,
             commands,
-            shared,
             history,
             retiring: JoinSet::new(),
         };
@@ -145,6 +195,8 @@ impl Keeper {
         let deaths = self.history.count();
         match verdict {
             Verdict::Restart { after } => {
+                // One death is an accident, and with a kernel at hand it is over at once.
+                let after = if deaths == 1 && self.recipe.pool.has_one() { Duration::ZERO } else { after };
                 let after_ms = u64::try_from(after.as_millis()).unwrap_or(u64::MAX);
                 self.tell(State::Restarting { reason, deaths, after_ms });
                 Next::Start { after }
@@ -186,21 +238,19 @@ impl Keeper {
     }
 
     fn count_restart(&self) {
-        if let Some(meter) = self.shared.upgrade().as_ref().and_then(|shared| shared.meters.get(&*self.instance.plugin))
-        {
-            meter.count(|stats| stats.restarts += 1);
-        }
+        self.recipe.meter.count(|stats| stats.restarts += 1);
     }
 
     async fn obey(&mut self, command: Command, loaded: Option<Arc<Loaded>>) -> Next {
         match (command, loaded) {
             (Command::Release, Some(loaded)) => Next::Run(loaded),
+            (Command::Release, None) if matches!(*self.instance.state.borrow(), State::Stopped) => Next::Wait,
             (Command::Release, None) => {
                 self.history.forget();
                 Next::Start { after: Duration::ZERO }
             }
             (Command::Reload { source, done }, loaded) => self.reload(source, done, loaded).await,
-            (Command::Stop { grace, done }, loaded) => {
+            (Command::Stop { grace, for_good, done }, loaded) => {
                 self.tell(State::Stopped);
                 *lock(&self.instance.loaded) = None;
                 if let Some(loaded) = loaded {
@@ -208,7 +258,7 @@ impl Keeper {
                 }
                 while self.retiring.join_next().await.is_some() {}
                 let _ = done.send(());
-                Next::Stopped
+                if for_good { Next::Stopped } else { Next::Wait }
             }
         }
     }
@@ -262,7 +312,7 @@ impl Keeper {
                 let _ = done.send(Err(error));
                 match (old, &*self.instance.state.borrow()) {
                     (Some(old), _) => Next::Run(old),
-                    (None, State::Quarantined { .. }) => Next::Wait,
+                    (None, State::Quarantined { .. } | State::Stopped) => Next::Wait,
                     (None, _) => Next::Start { after: Duration::ZERO },
                 }
             }
@@ -283,7 +333,7 @@ impl Keeper {
     fn tell(&self, state: State) {
         tracing::info!(plugin = &*self.instance.plugin, instance = self.instance.number, ?state, "state");
         self.instance.state.send_replace(state.clone());
-        if let Some(shared) = self.shared.upgrade() {
+        if let Some(shared) = self.recipe.shared.upgrade() {
             let (plugin, instance) = (self.instance.plugin.clone(), self.instance.number);
             shared.newsroom.publish(&News::State { plugin, instance, state });
         }

@@ -2,28 +2,47 @@
 
 use std::{
     hash::{DefaultHasher, Hash, Hasher},
-    sync::{Arc, PoisonError, RwLock},
+    ops::Deref,
+    sync::{
+        Arc, Mutex, PoisonError, RwLock,
+        atomic::{AtomicUsize, Ordering},
+    },
 };
 
 use serde_json::Value;
+use tokio::sync::Semaphore;
 
 use crate::{
-    host::{BuildError, Event, instance::Instance, ledger::Ledger, stats::Meter},
+    host::{
+        BuildError, Event, instance::Instance, keeper::Recipe, lanes::Lanes, ledger::Ledger, lock, pool::Pool,
+        stats::Meter,
+    },
     manifest::Manifest,
     pattern::Pattern,
-    plugin::{About, Plugin},
+    plugin::{About, Plugin, PluginSource},
     queue::Queue,
     rpc::{Handler, HandlerKind},
     store::StoredEvent,
 };
+
+/// Most events at once for a handler that asks for columns and not for a number.
+const BATCH: usize = 1000;
 
 /// A plugin in its host.
 pub(crate) struct Entry {
     pub name: Arc<str>,
     pub manifest: Arc<Manifest>,
     pub meter: Arc<Meter>,
-    pub lanes: Vec<Lane>,
+    /// Those that take events, and behind them those that did once.
+    pub lanes: Lanes,
+    active: AtomicUsize,
     pub ledger: Arc<Ledger>,
+    /// Kernels at hand.
+    pub pool: Arc<Pool>,
+    /// One place, for whoever changes the number of lanes.
+    pub scaling: Semaphore,
+    /// How a further instance is loaded.
+    recipe: Mutex<Recipe>,
     face: RwLock<Arc<Face>>,
 }
 
@@ -31,6 +50,36 @@ pub(crate) struct Entry {
 pub(crate) struct Lane {
     pub queue: Queue<Delivery>,
     pub instance: Arc<Instance>,
+    /// Events and calls that are on their way here.
+    coming: AtomicUsize,
+}
+
+/// A lane for as long as something is on its way there: it does not end before.
+pub(crate) struct Coming<'a>(&'a Lane);
+
+impl Drop for Coming<'_> {
+    fn drop(&mut self) {
+        self.0.coming.fetch_sub(1, Ordering::SeqCst);
+    }
+}
+
+impl Deref for Coming<'_> {
+    type Target = Lane;
+
+    fn deref(&self) -> &Lane {
+        self.0
+    }
+}
+
+impl Lane {
+    pub fn new(queue: Queue<Delivery>, instance: Arc<Instance>) -> Self {
+        Self { queue, instance, coming: AtomicUsize::new(0) }
+    }
+
+    /// Has it done all that was ever meant for it? To be asked of a lane that is not active any more.
+    pub fn is_done(&self) -> bool {
+        self.coming.load(Ordering::SeqCst) == 0 && self.queue.is_starved() && self.instance.requests() == 0
+    }
 }
 
 /// What is known of a plugin's code, as it was loaded last.
@@ -49,7 +98,10 @@ pub(crate) struct Subscriber {
     pub topic: Pattern,
     /// Its function's name, for telling apart two handlers of one topic.
     pub name: String,
+    /// Most events at once; 0 for single events.
     pub batch: usize,
+    /// Does it want them column by column?
+    pub columns: bool,
     pub priority: i64,
 }
 
@@ -67,15 +119,20 @@ pub(crate) struct Delivery {
 }
 
 impl Entry {
-    pub fn new(
-        manifest: Arc<Manifest>,
-        meter: Arc<Meter>,
-        lanes: Vec<Lane>,
-        ledger: Arc<Ledger>,
-        face: Arc<Face>,
-    ) -> Self {
-        let name = manifest.name.as_str().into();
-        Self { name, manifest, meter, lanes, ledger, face: RwLock::new(face) }
+    pub fn new(recipe: Recipe, lanes: Lanes, ledger: Arc<Ledger>, face: Arc<Face>) -> Self {
+        let Recipe { manifest, meter, pool, .. } = recipe.clone();
+        Self {
+            name: manifest.name.as_str().into(),
+            manifest,
+            meter,
+            active: AtomicUsize::new(lanes.len()),
+            lanes,
+            ledger,
+            pool,
+            scaling: Semaphore::new(1),
+            recipe: Mutex::new(recipe),
+            face: RwLock::new(face),
+        }
     }
 
     pub fn face(&self) -> Arc<Face> {
@@ -87,28 +144,61 @@ impl Entry {
         *self.face.write().unwrap_or_else(PoisonError::into_inner) = face;
     }
 
+    /// How another instance is loaded.
+    pub fn recipe(&self) -> Recipe {
+        lock(&self.recipe).clone()
+    }
+
+    /// From now on instances are loaded with this source.
+    pub fn renew(&self, source: PluginSource) {
+        lock(&self.recipe).source = source;
+    }
+
+    /// The lanes that take events.
+    pub fn active(&self) -> impl Iterator<Item = &Lane> {
+        self.lanes.iter().take(self.active.load(Ordering::SeqCst))
+    }
+
+    /// From now on so many take events; there are as many.
+    pub fn activate(&self, count: usize) {
+        self.active.store(count.clamp(1, self.lanes.len().max(1)), Ordering::SeqCst);
+    }
+
     /// The lane of an event: that of all events with the same key, or else the shortest.
-    pub fn lane(&self, event: &Event) -> &Lane {
-        let count = self.lanes.len();
-        let shortest = || self.lanes.iter().min_by_key(|lane| lane.queue.len() + lane.instance.requests());
-        let lane = match self.order_key(event) {
-            _ if count == 1 => self.lanes.first(),
-            Some(key) => {
-                let mut hasher = DefaultHasher::new();
-                key.hash(&mut hasher);
-                self.lanes.get((hasher.finish() % count as u64) as usize)
+    pub fn lane(&self, event: &Event) -> Coming<'_> {
+        self.choose(|active| match active {
+            1 => 0,
+            _ => match self.order_key(event) {
+                Some(key) => {
+                    let mut hasher = DefaultHasher::new();
+                    key.hash(&mut hasher);
+                    jump(hasher.finish(), active)
+                }
+                None => {
+                    let length = |lane: &Lane| lane.queue.len() + lane.instance.requests();
+                    (0..active).min_by_key(|&lane| length(&self.lanes[lane])).unwrap_or_default()
+                }
+            },
+        })
+    }
+
+    /// The chosen one of the active lanes, which stays until what is returned is dropped.
+    pub fn choose(&self, choose: impl Fn(usize) -> usize) -> Coming<'_> {
+        loop {
+            let index = choose(self.active.load(Ordering::SeqCst));
+            // There is at least one.
+            let lane = &self.lanes[index];
+            lane.coming.fetch_add(1, Ordering::SeqCst);
+            let coming = Coming(lane);
+            // It may have ceased to be active between the two.
+            if index < self.active.load(Ordering::SeqCst) {
+                return coming;
             }
-            None => shortest(),
-        };
-        // There is at least one, and the remainder is less than their number.
-        lane.unwrap_or(&self.lanes[0])
+        }
     }
 
     /// Events with the same key stay in order.
     fn order_key(&self, event: &Event) -> Option<String> {
-        if self.lanes.len() == 1 {
-            return None;
-        }
         let Some(path) = &self.manifest.delivery.order_by else {
             return event.key.as_ref().map(|key| key.to_string());
         };
@@ -123,7 +213,7 @@ impl Entry {
 
     /// Take its kernels out of quarantine.
     pub fn release(&self) {
-        for lane in &self.lanes {
+        for lane in self.active() {
             lane.instance.release();
         }
     }
@@ -132,6 +222,18 @@ impl Entry {
     pub fn waiting(&self) -> usize {
         self.lanes.iter().map(|lane| lane.queue.len()).sum()
     }
+}
+
+/// The lane of a key among `count` (Lamping and Veach, "A Fast, Minimal Memory, Consistent Hash Algorithm"): when there
+/// is one lane more, only its share of the keys moves there, and all others stay where they are.
+fn jump(mut key: u64, count: usize) -> usize {
+    let (mut lane, mut next) = (0, 0);
+    while next < count {
+        lane = next;
+        key = key.wrapping_mul(2_862_933_555_777_941_757).wrapping_add(1);
+        next = ((lane + 1) as f64 * ((1u64 << 31) as f64 / ((key >> 33) + 1) as f64)) as usize;
+    }
+    lane
 }
 
 impl Face {
@@ -144,15 +246,21 @@ impl Face {
                 topic: handler.topic.clone(),
                 source,
             })?;
+            let columns = !handler.columns.is_empty();
             // The manifest may lower or raise what the code asks for, but cannot make single-event code take lists.
-            let batch =
-                if handler.batch > 0 && manifest.delivery.batch > 1 { manifest.delivery.batch } else { handler.batch };
+            let batch = match (handler.batch, manifest.delivery.batch) {
+                (0, _) if !columns => 0,
+                (_, Some(batch)) => batch,
+                (0, None) => BATCH,
+                (batch, None) => batch,
+            };
             subscribers.push(Arc::new(Subscriber {
                 id: handler.id,
                 kind: handler.kind,
                 topic,
                 name: handler.name.clone(),
                 batch,
+                columns,
                 priority: handler.priority,
             }));
         }
@@ -186,7 +294,7 @@ impl Subscriber {
     pub fn from_label(label: &str) -> Option<Self> {
         let (topic, name) = label.split_once(' ').unwrap_or((label, ""));
         let topic = Pattern::parse(topic).ok()?;
-        Some(Self { id: 0, kind: HandlerKind::On, topic, name: name.to_owned(), batch: 0, priority: 0 })
+        Some(Self { id: 0, kind: HandlerKind::On, topic, name: name.to_owned(), batch: 0, columns: false, priority: 0 })
     }
 }
 
@@ -210,6 +318,30 @@ impl Delivery {
             time: self.event.time.to_string(),
             key: self.event.key.as_ref().map(|key| key.to_string()),
             data: self.event.data.get().to_owned(),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn keys_are_spread_and_few_of_them_move() {
+        let keys: Vec<u64> = (0..10_000).map(|_| fastrand::u64(..)).collect();
+        for count in 1..=16 {
+            let mut shares = vec![0usize; count];
+            let mut moved = 0;
+            for &key in &keys {
+                let lane = jump(key, count);
+                shares[lane] += 1;
+                let later = jump(key, count + 1);
+                assert!(later == lane || later == count, "{key} moved between lanes that stay");
+                moved += usize::from(later != lane);
+            }
+            let fair = keys.len() / count;
+            assert!(shares.iter().all(|&share| share > fair * 3 / 4 && share < fair * 5 / 4 + 1), "{shares:?}");
+            assert!(moved < keys.len() / (count + 1) * 5 / 4, "{moved} of {} moved to lane {count}", keys.len());
         }
     }
 }

@@ -1,115 +1,100 @@
 //! A plugin's events in the store: those that are journaled, those that found no place in memory, and those that an
 //! earlier process left behind.
 //!
-//! Rows are in the order of acceptance. A row is *held* while its event is in the memory of this process; all others
-//! are *stored*. As long as there are stored rows, new events become stored rows too, and one task moves the oldest into
-//! the lanes whenever there is a place, so that the order is kept.
+//! Rows are in the order of acceptance, and `rows.rs` knows which of them are where. What is stored is moved into the
+//! lanes whenever there is a place, oldest first, so that the order is kept.
 
 use std::{
-    collections::HashSet,
-    sync::{
-        Arc, Mutex, MutexGuard, PoisonError, Weak,
-        atomic::{AtomicBool, Ordering},
-    },
+    sync::{Arc, Mutex, Weak},
     time::Duration,
 };
 
 use serde_json::value::RawValue;
-use tokio::sync::Notify;
 
 use crate::{
     host::{
         Event,
         lane::{Delivery, Entry, Subscriber},
+        lock,
+        rows::{Admitted, Rows},
         shared::Shared,
     },
+    queue::Pushed,
     rpc::{ErrorKind, RpcError},
     store::{Store, StoreError, StoredEvent, Waiting},
 };
 
-/// Rows read at once.
+/// Rows read or written at once.
 const CHUNK: usize = 256;
+/// Bytes of data written at once.
+const CHUNK_BYTES: usize = 1024 * 1024;
 
 /// The store's view of one plugin's events.
 pub(crate) struct Ledger {
     store: Arc<Store>,
     plugin: Arc<str>,
     is_journal: bool,
-    rows: Mutex<Rows>,
-    /// Are there stored rows? Changed under the lock only.
-    is_behind: AtomicBool,
-    arrived: Notify,
+    /// Is what is stored moved into the lanes by this host, or left to the next one?
+    pub works_off: bool,
+    rows: Rows,
+    /// The newest of the stored rows, which are still to be written: events of a plugin without journal, as its queue
+    /// is in memory too. Under the lock of `rows`.
+    unwritten: Mutex<Unwritten>,
 }
 
 #[derive(Default)]
-struct Rows {
-    held: HashSet<i64>,
-    /// How many rows are stored, as far as this process knows.
-    stored: u64,
-}
-
-/// Where an event went.
-pub(crate) enum Admitted {
-    /// It is in the store, and will come back from there.
-    Stored,
-    /// It is to be put into its lane.
-    Direct,
+struct Unwritten {
+    events: Vec<StoredEvent>,
+    bytes: usize,
 }
 
 impl Ledger {
-    pub fn new(store: Arc<Store>, plugin: &str, is_journal: bool) -> Self {
-        Self {
-            store,
-            plugin: plugin.into(),
-            is_journal,
-            rows: Mutex::default(),
-            is_behind: AtomicBool::new(false),
-            arrived: Notify::new(),
-        }
+    pub fn new(store: Arc<Store>, plugin: &str, is_journal: bool, works_off: bool) -> Self {
+        Self { store, plugin: plugin.into(), is_journal, works_off, rows: Rows::new(), unwritten: Mutex::default() }
     }
 
     /// Write the event down if it has to be.
     pub fn admit(&self, delivery: &mut Delivery) -> Result<Admitted, RpcError> {
-        if !self.is_journal && !self.is_behind.load(Ordering::Acquire) {
-            return Ok(Admitted::Direct);
+        let admitted = self.rows.admit(self.is_journal, || self.append(delivery))?;
+        if let Admitted::Direct(seq) = admitted {
+            delivery.seq = seq;
         }
-        let mut rows = self.lock();
-        if rows.stored > 0 {
-            self.append(&mut rows, delivery)?;
-            return Ok(Admitted::Stored);
-        }
-        if self.is_journal {
-            let seq = self.store.append(&delivery.stored(&self.plugin)).map_err(|error| failed(&error))?;
-            rows.held.insert(seq);
-            delivery.seq = Some(seq);
-        }
-        Ok(Admitted::Direct)
+        Ok(admitted)
     }
 
-    /// There was no place for it in memory.
+    /// There was no place for it in memory. If it is journaled, it is in the store already.
     pub fn spill(&self, delivery: &Delivery) -> Result<(), RpcError> {
-        let mut rows = self.lock();
-        match delivery.seq {
-            // Journaled: it is there already.
-            Some(seq) => {
-                rows.held.remove(&seq);
-                self.one_more(&mut rows);
-                Ok(())
-            }
-            None => self.append(&mut rows, delivery),
-        }
+        self.rows.spill(delivery.seq, || self.append(delivery))
     }
 
-    fn append(&self, rows: &mut Rows, delivery: &Delivery) -> Result<(), RpcError> {
-        self.store.append(&delivery.stored(&self.plugin)).map_err(|error| failed(&error))?;
-        self.one_more(rows);
+    /// A journaled event is written when this returns, any other one soon. Returns the row's seq, if it is known.
+    fn append(&self, delivery: &Delivery) -> Result<i64, RpcError> {
+        let event = delivery.stored(&self.plugin);
+        let written = if self.is_journal { self.store.append(&event) } else { self.gather(event).map(|()| 0) };
+        written.map_err(|error| RpcError::new(ErrorKind::Host, format!("the event could not be written down: {error}")))
+    }
+
+    fn gather(&self, event: StoredEvent) -> Result<(), StoreError> {
+        let mut unwritten = lock(&self.unwritten);
+        if unwritten.events.len() >= CHUNK || unwritten.bytes >= CHUNK_BYTES {
+            // If that fails, nothing of it is lost, and this event is refused.
+            unwritten.write(&self.store)?;
+        }
+        unwritten.bytes += event.data.len();
+        unwritten.events.push(event);
         Ok(())
     }
 
-    fn one_more(&self, rows: &mut Rows) {
-        rows.stored += 1;
-        self.is_behind.store(true, Ordering::Release);
-        self.arrived.notify_one();
+    fn write(&self) -> Result<(), StoreError> {
+        lock(&self.unwritten).write(&self.store)
+    }
+
+    /// Nothing more comes.
+    pub fn close(&self) {
+        if let Err(error) = self.rows.locked(|| self.write()) {
+            let count = lock(&self.unwritten).events.len();
+            tracing::error!(plugin = &*self.plugin, %error, count, "events could not be written down");
+        }
     }
 
     /// These are done: handled, dropped or refused.
@@ -140,57 +125,60 @@ impl Ledger {
         self.let_go(seq.as_slice(), &failure, |store| store.bury(event, attempts, &error, seq).map(drop));
     }
 
-    /// Change the store, and no longer hold these rows: in one step, so that whoever counts rows sees both or neither.
     fn let_go(&self, seqs: &[i64], failure: &str, change: impl FnOnce(&Store) -> Result<(), StoreError>) {
-        let mut rows = self.lock();
-        if let Err(error) = change(&self.store) {
-            tracing::error!(plugin = &*self.plugin, ?seqs, %error, "{failure}");
-        }
-        for seq in seqs {
-            rows.held.remove(seq);
-        }
+        self.rows.let_go(seqs, || {
+            if let Err(error) = change(&self.store) {
+                tracing::error!(plugin = &*self.plugin, ?seqs, %error, "{failure}");
+            }
+        });
     }
 
-    /// Look for rows that others added or removed. Returns how many more there are than was known.
-    pub fn look(&self) -> Result<i64, StoreError> {
-        let mut rows = self.lock();
-        let there = self.store.backlog_len(&self.plugin)?;
-        let stored = there.saturating_sub(rows.held.len() as u64);
-        let new = stored.cast_signed() - rows.stored.cast_signed();
-        rows.stored = stored;
-        self.is_behind.store(stored > 0, Ordering::Release);
-        if stored > 0 {
-            self.arrived.notify_one();
-        }
-        Ok(new)
+    /// Look for rows that others added or removed; `found` hears how many more there are than was known, before any of
+    /// them can be delivered.
+    pub fn look(&self, found: impl FnOnce(i64)) -> Result<(), StoreError> {
+        let count = || {
+            self.write()?;
+            self.store.backlog_len(&self.plugin)
+        };
+        self.rows.recount(count, found)
     }
 
     /// How many rows wait in the store only.
     pub fn stored(&self) -> u64 {
-        if self.is_behind.load(Ordering::Acquire) { self.lock().stored } else { 0 }
+        self.rows.stored()
     }
 
     /// The next stored rows after `after`, held from now on.
     fn next(&self, mut after: i64) -> Result<Vec<Waiting>, StoreError> {
-        let mut rows = self.lock();
-        loop {
-            let mut found = self.store.backlog(&self.plugin, after, CHUNK)?;
-            let Some(last) = found.last().map(|row| row.seq) else { return Ok(found) };
-            found.retain(|row| rows.held.insert(row.seq));
-            if !found.is_empty() {
-                return Ok(found);
+        self.rows.take(|held| {
+            self.write()?;
+            loop {
+                let mut found = self.store.backlog(&self.plugin, after, CHUNK)?;
+                let Some(last) = found.last().map(|row| row.seq) else { return Ok(found) };
+                found.retain(|row| held.insert(row.seq));
+                if !found.is_empty() {
+                    return Ok(found);
+                }
+                after = last;
             }
-            after = last;
+        })
+    }
+}
+
+impl Drop for Ledger {
+    /// The host was dropped without being closed.
+    fn drop(&mut self) {
+        self.close();
+    }
+}
+
+impl Unwritten {
+    fn write(&mut self, store: &Store) -> Result<(), StoreError> {
+        if !self.events.is_empty() {
+            store.append_all(&self.events)?;
+            *self = Self::default();
         }
-    }
-
-    fn handed_over(&self) {
-        let mut rows = self.lock();
-        rows.stored = rows.stored.saturating_sub(1);
-    }
-
-    fn lock(&self) -> MutexGuard<'_, Rows> {
-        self.rows.lock().unwrap_or_else(PoisonError::into_inner)
+        Ok(())
     }
 }
 
@@ -199,9 +187,9 @@ pub(super) async fn work_off(shared: Weak<Shared>, entry: Arc<Entry>) {
     let ledger = &entry.ledger;
     let mut after = 0;
     loop {
-        if !ledger.is_behind.load(Ordering::Acquire) {
+        if !ledger.rows.is_behind() {
             after = 0;
-            ledger.arrived.notified().await;
+            ledger.rows.arrived().await;
             continue;
         }
         let found = match ledger.next(after) {
@@ -216,8 +204,9 @@ pub(super) async fn work_off(shared: Weak<Shared>, entry: Arc<Entry>) {
             // All were seen once; whoever adds rows elsewhere may have added some before those.
             after = 0;
             let Some(shared) = shared.upgrade() else { return };
-            if let Ok(new) = ledger.look() {
-                shared.found(&entry, new);
+            if let Err(error) = ledger.look(|new| shared.found(&entry, new)) {
+                tracing::error!(plugin = &*entry.name, %error, "cannot count the backlog");
+                tokio::time::sleep(Duration::from_secs(1)).await;
             }
             continue;
         };
@@ -233,19 +222,26 @@ pub(super) async fn work_off(shared: Weak<Shared>, entry: Arc<Entry>) {
 /// Put a row's event into its lane once there is a place; `None` when the host ends.
 async fn hand_over(shared: &Weak<Shared>, entry: &Entry, row: &Waiting) -> Option<()> {
     let ledger = &entry.ledger;
-    let Some(delivery) = delivery(row) else {
+    let Some(mut delivery) = delivery(row) else {
         // Another program wrote it.
         let error = RpcError::new(ErrorKind::Invalid, "the row in the table `backlog` is no event");
-        ledger.handed_over();
         ledger.bury_row(&row.event, row.attempts, &error, Some(row.seq));
+        ledger.rows.moved();
         shared.upgrade()?.done(1);
         return Some(());
     };
     let (lane, key) = (entry.lane(&delivery.event), delivery.event.key.clone());
-    lane.queue.room().await;
-    let pushed = lane.queue.push(delivery, key.as_deref()).await.ok()?;
-    ledger.handed_over();
-    // Only a spill can fail, and there was room.
+    let pushed = loop {
+        lane.queue.room().await;
+        match lane.queue.push(delivery, key.as_deref()).await.ok()? {
+            // An event that was admitted before this one was stored took the place.
+            Pushed::Full(back) => delivery = back,
+            pushed => break pushed,
+        }
+    };
+    // Only now: what is emitted meanwhile must not overtake it.
+    ledger.rows.moved();
+    // Only a spill can fail, and this is none.
     drop(shared.upgrade()?.pushed(entry, pushed));
     Some(())
 }
@@ -266,8 +262,4 @@ fn delivery(row: &Waiting) -> Option<Delivery> {
             data: RawValue::from_string(event.data).ok()?.into(),
         },
     })
-}
-
-fn failed(error: &StoreError) -> RpcError {
-    RpcError::new(ErrorKind::Host, format!("the event could not be written down: {error}"))
 }

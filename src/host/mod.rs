@@ -12,6 +12,7 @@
 //! the talking. Calls of plugins come back through [`crate::plugin::HostCalls`], are checked against the manifest on
 //! every hop, and go to a host function or to another plugin as part of the same chain.
 
+mod batch;
 mod builder;
 mod bus;
 mod door;
@@ -21,25 +22,42 @@ mod functions;
 mod instance;
 mod keeper;
 mod lane;
+mod lanes;
 mod ledger;
+#[cfg(test)]
+mod models;
 mod news;
+mod pending;
+mod pool;
+mod rows;
 mod shared;
 mod stats;
+#[cfg(feature = "arrow")]
+mod tables;
 mod worker;
 
+/// What `pending` and `rows` are made of. `models` makes them of loom's.
+mod sync {
+    pub use std::sync::{
+        Mutex, MutexGuard, PoisonError,
+        atomic::{AtomicBool, AtomicUsize, Ordering},
+    };
+}
+
 use std::{
-    path::Path,
-    sync::{Arc, Mutex, MutexGuard, PoisonError, atomic::Ordering},
+    path::{Path, PathBuf},
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
     time::{Duration, Instant},
 };
 
 use futures_util::future::join_all;
 use serde::{Serialize, de::DeserializeOwned};
 use serde_json::value::RawValue;
-use tokio::task::JoinHandle;
+use tokio::{sync::Semaphore, task::JoinHandle};
 
 use crate::{
     chain::Chain,
+    discover::Environment,
     plugin::About,
     rpc::{self, Cell, ErrorKind, Handler, Load, RpcError},
     store::Store,
@@ -57,6 +75,7 @@ pub use stats::{Drops, PluginStats};
 use builder::read_source;
 use functions::write_args;
 use lane::Entry;
+use pool::Pool;
 use shared::{Shared, call_root, typed};
 
 /// How long plugins get to end by themselves.
@@ -65,10 +84,16 @@ const GRACE: Duration = Duration::from_secs(2);
 /// A running host. Dropping it kills all kernels; [`Host::shutdown`] asks them first.
 pub struct Host {
     shared: Arc<Shared>,
+    /// Folders with language folders, and where kernelspecs are looked for.
+    kernelspecs: (Vec<PathBuf>, Environment),
+    /// One place, for whoever adds a plugin.
+    adding: Semaphore,
     /// Deliver events: they end first.
-    tasks: Vec<JoinHandle<()>>,
+    tasks: Mutex<Vec<JoinHandle<()>>>,
     /// Own the kernels.
-    keepers: Vec<JoinHandle<()>>,
+    keepers: Mutex<Vec<JoinHandle<()>>>,
+    /// Kernels at hand, and who keeps them.
+    pools: Mutex<Vec<(Arc<Pool>, JoinHandle<()>)>>,
 }
 
 /// What is known of a loaded plugin.
@@ -85,6 +110,10 @@ pub struct PluginInfo {
     pub handlers: Vec<Handler>,
     /// How each of its kernels is doing.
     pub instances: Vec<State>,
+    /// Kernels at hand that are ready.
+    pub spares: u64,
+    /// Memory of those, each as it was when it had become ready.
+    pub spare_memory_bytes: u64,
 }
 
 impl Host {
@@ -187,12 +216,15 @@ impl Host {
             let face = entry.face();
             // A kernel that was started again is another process.
             let loaded = entry.lanes[0].instance.loaded();
+            let spares = entry.pool.stats();
             PluginInfo {
                 name: entry.name.to_string(),
                 version: entry.manifest.version.clone(),
                 about: loaded.map_or_else(|| face.about.clone(), |loaded| loaded.plugin.about().clone()),
                 handlers: face.handlers.clone(),
-                instances: entry.lanes.iter().map(|lane| lane.instance.state()).collect(),
+                instances: entry.active().map(|lane| lane.instance.state()).collect(),
+                spares: spares.ready,
+                spare_memory_bytes: spares.memory_bytes,
             }
         });
         info.collect()
@@ -218,13 +250,21 @@ impl Host {
     pub async fn reload(&self, plugin: &str) -> Result<(), BuildError> {
         let Ok(entry) = self.entry(plugin) else { return Ok(()) };
         let source = read_source(&entry.manifest, &entry.manifest.path)?;
-        for lane in &entry.lanes {
+        for lane in entry.active() {
             lane.instance.reload(source.clone()).await?;
             if let Some(loaded) = lane.instance.loaded() {
                 entry.show(loaded.face.clone());
             }
         }
+        entry.renew(source);
         Ok(())
+    }
+
+    /// Processes of the kernels at hand for a plugin (`[delivery] warm`) or for a language ([`HostBuilder::warm`]).
+    pub fn spare_processes(&self, name: &str) -> Vec<u32> {
+        let entries = self.shared.entries();
+        let pools = entries.iter().map(|entry| &entry.pool).chain(&self.shared.pools);
+        pools.filter(|pool| *pool.name == *name).flat_map(|pool| pool.processes()).collect()
     }
 
     fn entry(&self, plugin: &str) -> Result<Arc<Entry>, RpcError> {
@@ -244,13 +284,7 @@ impl Host {
 
     /// Wait until every accepted event, and every event emitted because of it, was handled or given up.
     pub async fn drain(&self) {
-        loop {
-            let drained = self.shared.drained.notified();
-            if self.shared.pending.load(Ordering::Acquire) == 0 {
-                return;
-            }
-            drained.await;
-        }
+        self.shared.pending.none().await;
     }
 
     /// Deliver nothing more. Events that still wait are dropped and counted, unless they are in the store; see
@@ -259,11 +293,11 @@ impl Host {
         let entries = self.shared.entries();
         // Loops, not iterators with closures: those are not `Send`, and this future has to be.
         for entry in entries.iter() {
-            for lane in &entry.lanes {
+            for lane in entry.lanes.iter() {
                 lane.queue.close();
             }
         }
-        let tasks = std::mem::take(&mut self.tasks);
+        let tasks = std::mem::take(&mut *lock(&self.tasks));
         for task in &tasks {
             task.abort();
         }
@@ -272,11 +306,14 @@ impl Host {
             let _ = task.await;
         }
         for entry in entries.iter() {
-            for lane in &entry.lanes {
+            for lane in entry.lanes.iter() {
                 for delivery in lane.queue.pop_up_to(usize::MAX).await {
                     self.shared.left_behind(entry, delivery);
                 }
             }
+        }
+        for entry in entries.iter() {
+            entry.ledger.close();
         }
     }
 
@@ -289,7 +326,15 @@ impl Host {
         for entry in entries.iter() {
             ends.extend(entry.lanes.iter().map(|lane| lane.instance.stop(GRACE)));
         }
+        let pools = std::mem::take(&mut *lock(&self.pools));
+        for (pool, _) in &pools {
+            pool.close();
+        }
         join_all(ends).await;
+        for (_, keeping) in pools {
+            // Ended by itself.
+            let _ = keeping.await;
+        }
         self.shared.newsroom.close();
     }
 
@@ -304,8 +349,12 @@ impl Host {
 
 impl Drop for Host {
     fn drop(&mut self) {
-        for task in self.tasks.iter().chain(&self.keepers) {
+        for task in lock(&self.tasks).iter().chain(lock(&self.keepers).iter()) {
             task.abort();
+        }
+        for (pool, keeping) in lock(&self.pools).drain(..) {
+            keeping.abort();
+            pool.clear();
         }
         // The entries hold the plugins, whose tasks hold the kernels.
         let mut entries = self.shared.entries.write().unwrap_or_else(PoisonError::into_inner);

@@ -1,23 +1,23 @@
 //! What all parts of a host share: routing of calls and events, permissions, deadlines.
 
 use std::{
-    collections::HashMap,
-    sync::{Arc, PoisonError, RwLock, atomic::AtomicUsize},
+    sync::{Arc, PoisonError, RwLock},
     time::{Duration, Instant},
 };
 
 use serde_json::value::RawValue;
-use tokio::sync::Notify;
+use tokio::sync::Semaphore;
 
 use crate::{
     chain::Chain,
     host::{
         Event,
         functions::{Functions, deadline, invalid},
-        instance::Instance,
-        lane::Entry,
+        lane::{Coming, Entry},
         news::Newsroom,
-        stats::{Meter, PluginStats},
+        pending::Pending,
+        pool::Pool,
+        stats::PluginStats,
     },
     manifest::Manifest,
     plugin::SharedGraph,
@@ -32,14 +32,18 @@ pub(crate) struct Shared {
     pub store: Arc<Store>,
     pub graph: SharedGraph,
     pub newsroom: Newsroom,
-    /// What the plugins may do is known before they are loaded, since they may call while they are.
-    pub manifests: HashMap<String, Arc<Manifest>>,
-    pub meters: HashMap<String, Arc<Meter>>,
-    /// In the order in which they were named; complete once all are loaded.
+    /// Kernels that may be started at the same time.
+    pub places: Arc<Semaphore>,
+    /// The same for those that nobody waits for.
+    pub spare_places: Arc<Semaphore>,
+    /// Kernels at hand for plugins that are loaded later, language by language.
+    pub pools: Vec<Arc<Pool>>,
+    /// In the order in which they were named, then in that in which they were added; complete once all are loaded.
     pub entries: RwLock<Arc<Vec<Arc<Entry>>>>,
     /// Deliveries accepted and not yet done.
-    pub pending: AtomicUsize,
-    pub drained: Notify,
+    pub pending: Pending,
+    /// What is in the store is for other hosts.
+    pub leaves_backlog: bool,
 }
 
 impl Shared {
@@ -51,7 +55,9 @@ impl Shared {
         let entries = self.entries();
         let stats = entries.iter().map(|entry| {
             let waiting = entry.waiting() as u64 + entry.ledger.stored();
-            let stats = PluginStats { waiting, ..entry.meter.stats() };
+            let spares = entry.pool.stats();
+            let (spares, spares_used, spares_died) = (spares.ready, spares.used, spares.died);
+            let stats = PluginStats { waiting, spares, spares_used, spares_died, ..entry.meter.stats() };
             (entry.name.to_string(), stats)
         });
         stats.collect()
@@ -124,10 +130,6 @@ impl Shared {
         }
         Ok(chain.then(format!("{plugin}.{function}"), deadline))
     }
-
-    pub fn manifest(&self, plugin: &str) -> Option<&Arc<Manifest>> {
-        self.manifests.get(plugin)
-    }
 }
 
 impl Entry {
@@ -142,15 +144,17 @@ impl Entry {
         self.meter.count(|stats| stats.called += 1);
         let began = Instant::now();
         let call = rpc::Call { name: function, chain: &chain.path, args };
-        let result = self.idlest().request("call", &call, chain, deadline).await;
+        let result = self.idlest().instance.request("call", &call, chain, deadline).await;
         self.meter.took(began.elapsed());
         result
     }
 
     /// The instance that has least to do.
-    pub fn idlest(&self) -> &Instance {
-        let idlest = self.lanes.iter().min_by_key(|lane| lane.instance.requests());
-        &idlest.unwrap_or(&self.lanes[0]).instance
+    pub fn idlest(&self) -> Coming<'_> {
+        self.choose(|active| {
+            let lanes = (0..active).min_by_key(|&lane| self.lanes[lane].instance.requests());
+            lanes.unwrap_or_default()
+        })
     }
 }
 

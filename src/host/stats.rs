@@ -34,6 +34,12 @@ pub struct PluginStats {
     pub resumed: u64,
     /// How often its kernel was started again.
     pub restarts: u64,
+    /// Kernels at hand (`[delivery] warm`) that are ready now.
+    pub spares: u64,
+    /// How often one of them was used.
+    pub spares_used: u64,
+    /// How many of them died while they waited.
+    pub spares_died: u64,
     /// Events that its filters passed on.
     pub filtered: u64,
     /// Events that its filters dropped.

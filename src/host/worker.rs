@@ -7,7 +7,7 @@ use std::{
 };
 
 use serde_json::value::RawValue;
-use tokio::time::sleep;
+use tokio::time::{sleep, timeout_at};
 
 use crate::{
     chain::Chain,
@@ -17,7 +17,7 @@ use crate::{
         lane::{Delivery, Entry, Lane},
         shared::{Shared, backoff, deliver},
     },
-    rpc::{self, DeliverBatch, DeliverSeries, ErrorKind, EventBody, Outcomes, RpcError},
+    rpc::{self, DeliverSeries, ErrorKind, EventBody, Results, RpcError},
 };
 
 /// How often an event is tried again whose handler was refused a call with `Deadlock`; those are not its fault.
@@ -32,12 +32,12 @@ const SERIES_BYTES: usize = 256 * 1024;
 /// Delivers to one kernel until its queue is closed and empty. Dropped before, it counts what it had taken as dropped.
 pub(super) struct Worker {
     shared: Arc<Shared>,
-    entry: Arc<Entry>,
+    pub(super) entry: Arc<Entry>,
     lane: usize,
     /// Taken from the queue and not yet done, oldest first.
     taken: VecDeque<Delivery>,
     /// With the plugin now.
-    load: Vec<Delivery>,
+    pub(super) load: Vec<Delivery>,
     /// How many events the next series may have.
     window: usize,
     /// How many events go alone, because nobody knows at which of them several together failed.
@@ -45,9 +45,17 @@ pub(super) struct Worker {
 }
 
 /// What came of one event.
-struct Outcome {
-    result: Result<Box<RawValue>, RpcError>,
-    elapsed: Duration,
+pub(super) struct Outcome {
+    pub result: Result<Box<RawValue>, RpcError>,
+    pub elapsed: Duration,
+}
+
+/// What came of a load.
+pub(super) enum Outcomes {
+    /// Of each of its events, or of the first of them.
+    Each(Vec<Outcome>),
+    /// All were handled.
+    All { results: Results, elapsed: Duration },
 }
 
 impl Worker {
@@ -64,6 +72,7 @@ impl Worker {
                 let largest = ready.map_or(1, |loaded| loaded.largest_batch());
                 let taken = self.lane().queue.pop_up_to(largest.max(self.window)).await;
                 self.taken.extend(taken);
+                self.linger(largest).await;
             }
             let Some(first) = self.taken.pop_front() else { return };
             match self.lane().instance.ready().await {
@@ -79,8 +88,25 @@ impl Worker {
         }
     }
 
-    fn lane(&self) -> &Lane {
+    pub(super) fn lane(&self) -> &Lane {
         &self.entry.lanes[self.lane]
+    }
+
+    /// Wait for a fuller batch, if the manifest says so: who waits for one event alone should not wait.
+    async fn linger(&mut self, largest: usize) {
+        let linger = self.entry.manifest.delivery.linger;
+        if linger.is_zero() || self.taken.front().is_none_or(|first| first.subscriber.batch == 0) {
+            return;
+        }
+        let until = tokio::time::Instant::now() + linger;
+        while let Some(room) = largest.checked_sub(self.taken.len()).filter(|room| *room > 0)
+            && let Ok(more) = timeout_at(until, self.entry.lanes[self.lane].queue.pop_up_to(room)).await
+        {
+            if more.is_empty() {
+                return;
+            }
+            self.taken.extend(more);
+        }
     }
 
     /// Choose what goes to the plugin together with this delivery.
@@ -121,7 +147,11 @@ impl Worker {
     }
 
     /// Count what is done, and put back what has to be tried again or was not begun.
-    async fn settle(&mut self, outcomes: Vec<Outcome>) {
+    async fn settle(&mut self, outcomes: Outcomes) {
+        let outcomes = match outcomes {
+            Outcomes::Each(outcomes) => outcomes,
+            Outcomes::All { results, elapsed } => return self.all_handled(&results, elapsed),
+        };
         let mut again = Vec::new();
         let mut done = Vec::new();
         let mut pause = None;
@@ -161,7 +191,7 @@ impl Worker {
         }
     }
 
-    async fn attempt(&mut self, loaded: &Loaded) -> Vec<Outcome> {
+    async fn attempt(&mut self, loaded: &Loaded) -> Outcomes {
         let began = Instant::now();
         let deadline = began + self.entry.manifest.limits.timeout;
         let (first, last) = (&self.load[0], &self.load[self.load.len() - 1]);
@@ -179,58 +209,36 @@ impl Worker {
         self.alone = self.alone.saturating_sub(1);
         match outcomes {
             Ok(outcomes) => outcomes,
-            Err(error) if is_alone => vec![Outcome { result: Err(error), elapsed: began.elapsed() }],
+            Err(error) if is_alone => Outcomes::Each(vec![Outcome { result: Err(error), elapsed: began.elapsed() }]),
             Err(error) => {
                 // Nobody is blamed yet: each goes alone next, and whose fault it was fails again.
                 tracing::debug!(plugin = &*self.entry.name, %error, count = self.load.len(), "nothing is known of these");
                 (self.alone, self.window) = (self.load.len(), 1);
-                Vec::new()
+                Outcomes::Each(Vec::new())
             }
         }
     }
 
-    async fn attempt_alone(
-        &mut self,
-        loaded: &Loaded,
-        chain: &Chain,
-        began: Instant,
-    ) -> Result<Vec<Outcome>, RpcError> {
+    async fn attempt_alone(&mut self, loaded: &Loaded, chain: &Chain, began: Instant) -> Result<Outcomes, RpcError> {
         let delivery = &self.load[0];
         let params = deliver(delivery.subscriber.id, &delivery.event, delivery.attempt, chain);
         let result = self.lane().instance.ask(loaded, "event", &params, chain, chain.deadline).await;
         let elapsed = began.elapsed();
         self.entry.meter.took(elapsed);
         self.widen(1, elapsed, loaded);
-        Ok(vec![Outcome { result, elapsed }])
-    }
-
-    async fn attempt_batch(&self, loaded: &Loaded, chain: &Chain, began: Instant) -> Result<Vec<Outcome>, RpcError> {
-        let (load, lane) = (&self.load, self.lane());
-        let events = load.iter().map(|delivery| body(delivery, None)).collect();
-        let params = DeliverBatch { handler: load[0].subscriber.id, chain: &chain.path, events };
-        let result = lane.instance.ask(loaded, "events", &params, chain, chain.deadline).await;
-        let elapsed = began.elapsed();
-        self.entry.meter.took(elapsed);
-        match result.and_then(|result| self.outcomes(&result, load.len(), elapsed)) {
-            // The handler raised on the batch as a whole.
-            Err(error) if error.kind == ErrorKind::Raised => {
-                let all = load.iter().map(|_| Outcome { result: Err(error.clone()), elapsed });
-                Ok(all.collect())
-            }
-            outcomes => outcomes,
-        }
+        Ok(Outcomes::Each(vec![Outcome { result, elapsed }]))
     }
 
     /// Several events for handlers of one event each. The plugin stops at the first that fails, so that the order is
     /// kept when that is tried again, and when time is up.
-    async fn attempt_series(&mut self, loaded: &Loaded, chain: &Chain) -> Result<Vec<Outcome>, RpcError> {
+    async fn attempt_series(&mut self, loaded: &Loaded, chain: &Chain) -> Result<Outcomes, RpcError> {
         let events = self.load.iter().map(|delivery| body(delivery, Some(delivery.subscriber.id))).collect();
         let within_ms = u64::try_from(SERIES.as_millis()).unwrap_or_default();
         let params = DeliverSeries { within_ms, chain: &chain.path, events };
         let began = Instant::now();
         let result = self.lane().instance.ask(loaded, rpc::SERIES, &params, chain, chain.deadline).await;
         let elapsed = began.elapsed();
-        let mut outcomes = self.outcomes(&result?, 1, elapsed)?;
+        let mut outcomes = self.outcomes(&result?, elapsed)?;
         for outcome in &outcomes {
             self.entry.meter.took(outcome.elapsed);
         }
@@ -242,12 +250,12 @@ impl Worker {
             let message = format!("deadline of {} passed", chain.path.join(" > "));
             *error = RpcError::new(ErrorKind::Timeout, message).in_plugin(&self.entry.name);
         }
-        Ok(outcomes)
+        Ok(Outcomes::Each(outcomes))
     }
 
     /// Latency first: a plugin gets more at once only while it is quick.
     fn widen(&mut self, done: usize, elapsed: Duration, loaded: &Loaded) {
-        self.window = if !loaded.plugin.takes_series() {
+        self.window = if !loaded.plugin.has_feature(rpc::SERIES) {
             1
         } else if elapsed < SERIES {
             (done * 2).max(self.window).min(LONGEST_SERIES)
@@ -256,36 +264,52 @@ impl Worker {
         };
     }
 
-    /// From `fewest` outcomes to one for each event of the load.
-    fn outcomes(&self, result: &RawValue, fewest: usize, elapsed: Duration) -> Result<Vec<Outcome>, RpcError> {
+    /// One outcome for each event of a series that was begun.
+    fn outcomes(&self, result: &RawValue, elapsed: Duration) -> Result<Vec<Outcome>, RpcError> {
         let invalid = |message| RpcError::new(ErrorKind::Invalid, message).in_plugin(&self.entry.name);
-        let Outcomes { outcomes } = serde_json::from_str(result.get())
+        let rpc::Outcomes { outcomes } = serde_json::from_str(result.get())
             .map_err(|error| invalid(format!("the shim's outcomes do not fit the protocol: {error}")))?;
-        if !(fewest..=self.load.len()).contains(&outcomes.len()) {
+        if !(1..=self.load.len()).contains(&outcomes.len()) {
             return Err(invalid(format!("the shim gave {} outcomes for {} events", outcomes.len(), self.load.len())));
         }
-        let outcomes = outcomes.into_iter().map(|outcome| Outcome {
+        Ok(outcomes.into_iter().map(|outcome| self.outcome(outcome, elapsed)).collect())
+    }
+
+    pub(super) fn outcome(&self, outcome: rpc::Outcome, elapsed: Duration) -> Outcome {
+        Outcome {
             result: match outcome.error {
                 Some(error) => Err(RpcError::from_json(&error).by_plugin(&self.entry.name)),
                 None => Ok(outcome.result.unwrap_or_else(rpc::null)),
             },
             elapsed: outcome.ms.and_then(|ms| Duration::try_from_secs_f64(ms / 1000.0).ok()).unwrap_or(elapsed),
-        });
-        Ok(outcomes.collect())
+        }
+    }
+
+    /// Of a load that went well nothing is counted one by one, and results are only cut if anybody wants them.
+    fn all_handled(&mut self, results: &Results, elapsed: Duration) {
+        let load = std::mem::take(&mut self.load);
+        let count = load.len();
+        self.entry.ledger.acknowledge(&load.iter().filter_map(|delivery| delivery.seq).collect::<Vec<_>>());
+        self.entry.meter.count(|stats| stats.handled += count as u64);
+        if self.shared.newsroom.anybody() {
+            for (delivery, result) in load.into_iter().zip(results.rows(count)) {
+                self.publish(delivery, result, elapsed);
+            }
+        }
+        self.shared.done(count);
     }
 
     fn handled(&self, delivery: Delivery, result: Box<RawValue>, elapsed: Duration) {
         self.entry.meter.count(|stats| stats.handled += 1);
         if self.shared.newsroom.anybody() {
-            let plugin = self.entry.name.clone();
-            self.shared.newsroom.publish(&News::Handled {
-                plugin,
-                event: delivery.event,
-                result: result.into(),
-                elapsed,
-            });
+            self.publish(delivery, result, elapsed);
         }
         self.shared.done(1);
+    }
+
+    fn publish(&self, delivery: Delivery, result: Box<RawValue>, elapsed: Duration) {
+        let plugin = self.entry.name.clone();
+        self.shared.newsroom.publish(&News::Handled { plugin, event: delivery.event, result: result.into(), elapsed });
     }
 
     fn failed(&self, delivery: Delivery, error: RpcError) {
@@ -307,7 +331,7 @@ impl Drop for Worker {
     }
 }
 
-fn body(delivery: &Delivery, handler: Option<u64>) -> EventBody<'_> {
+pub(super) fn body(delivery: &Delivery, handler: Option<u64>) -> EventBody<'_> {
     EventBody {
         handler,
         id: &delivery.event.id,

@@ -41,7 +41,8 @@
 //!
 //! [delivery]
 //! attempts = 3                   # then it is a dead letter
-//! batch = 1
+//! batch = 1000
+//! linger = "5ms"
 //! instances = 1                  # kernels that share the work
 //! order-by = "properties.net"    # events with the same value there stay in order; default: the event's key
 //! journal = false                # accepted events survive the host
@@ -249,10 +250,14 @@ pub enum WhenFull {
 pub struct Delivery {
     /// How often an event is tried.
     pub attempts: u32,
-    /// Events handed over at once.
-    pub batch: usize,
+    /// Most events handed over at once to handlers of batches, if it says.
+    pub batch: Option<usize>,
+    /// How long a batch that is not full waits for more.
+    pub linger: Duration,
     /// Kernels that share the work.
     pub instances: u32,
+    /// Kernels that are kept at hand, with nothing in them, to take the place of one that died or is loaded anew.
+    pub warm: u32,
     /// Path of the field whose events stay in order between instances; without it the event's key.
     pub order_by: Option<String>,
     /// Accepted events are in the store until they are done.

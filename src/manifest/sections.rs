@@ -44,7 +44,7 @@ const SECTIONS: [(&str, &[&str]); 9] = [
     ("exports", &["allow"]),
     ("limits", &["timeout", "startup", "memory", "cpu", "open-files", "output", "result", "depth"]),
     ("queue", &["capacity", "when-full"]),
-    ("delivery", &["attempts", "batch", "instances", "order-by", "journal"]),
+    ("delivery", &["attempts", "batch", "linger", "instances", "warm", "order-by", "journal"]),
     ("restart", &["deaths", "within"]),
     ("config", &[]),
     ("template", &["event", "topic", "exports"]),
@@ -66,6 +66,9 @@ pub(super) const DEFAULT_LIMITS: Limits = Limits {
 const FEWEST_FILES: u32 = 16;
 /// What is larger belongs into a file or the store.
 const MOST_RESULT_BYTES: u64 = 256 << 20;
+
+/// Longer than anybody waits for an event, and a sign that the unit is wrong.
+const LONGEST_LINGER: Duration = Duration::from_secs(60);
 
 #[derive(Clone, Copy, PartialEq)]
 enum Turn {
@@ -332,14 +335,23 @@ fn read_delivery<'t>(document: &DeTable<'t>, report: &mut Report<'t>) -> Deliver
     let mut section = Section::open(document, "delivery", report);
     let attempts = section.integer("attempts", 1, 1000);
     let batch = section.integer("batch", 1, 100_000);
+    let linger = section.parsed("linger", "\"5ms\"", |text| match parse_duration(text) {
+        Ok(linger) if linger > LONGEST_LINGER => {
+            Err(format!("`{text}` is too long; the most is {} s", LONGEST_LINGER.as_secs()))
+        }
+        other => other.map_err(|error| error.to_string()),
+    });
     let instances = section.integer("instances", 1, 1000);
+    let warm = section.integer("warm", 0, 100);
     let order_by = section.parsed("order-by", "\"properties.net\"", not_empty);
     let journal = section.boolean("journal");
     section.finish(home_of);
     Delivery {
         attempts: attempts.unwrap_or(3),
-        batch: batch.unwrap_or(1) as usize,
+        batch: batch.map(|batch| batch as usize),
+        linger: linger.unwrap_or_default(),
         instances: instances.unwrap_or(1),
+        warm: warm.unwrap_or(0),
         order_by,
         journal: journal.unwrap_or(false),
     }

@@ -40,7 +40,9 @@ when-full = "coalesce"
 [delivery]
 attempts = 4
 batch = 20
+linger = "5ms"
 instances = 2
+warm = 1
 order-by = "properties.net"
 journal = true
 
@@ -98,7 +100,18 @@ fn the_shortest_manifest_has_defaults() {
     };
     assert_eq!(manifest.limits, limits);
     assert_eq!(manifest.queue, QueueSettings { capacity: 1024, when_full: WhenFull::Block });
-    assert_eq!(manifest.delivery, Delivery { attempts: 3, batch: 1, instances: 1, order_by: None, journal: false });
+    assert_eq!(
+        manifest.delivery,
+        Delivery {
+            attempts: 3,
+            batch: None,
+            linger: Duration::ZERO,
+            instances: 1,
+            warm: 0,
+            order_by: None,
+            journal: false
+        }
+    );
     assert_eq!(manifest.restart, Restart { deaths: 5, within: Duration::from_secs(60) });
     assert!(manifest.config.is_empty() && manifest.template().is_none());
     assert!(manifest.unsupported().is_empty());
@@ -130,7 +143,18 @@ fn everything_written_is_read() {
     assert_eq!(manifest.limits, limits);
     assert_eq!(manifest.queue, QueueSettings { capacity: 7, when_full: WhenFull::Coalesce });
     let order_by = Some("properties.net".to_owned());
-    assert_eq!(manifest.delivery, Delivery { attempts: 4, batch: 20, instances: 2, order_by, journal: true });
+    assert_eq!(
+        manifest.delivery,
+        Delivery {
+            attempts: 4,
+            batch: Some(20),
+            linger: Duration::from_millis(5),
+            instances: 2,
+            warm: 1,
+            order_by,
+            journal: true
+        }
+    );
     assert_eq!(manifest.restart, Restart { deaths: 2, within: Duration::from_secs(10) });
     let config = serde_json::json!({
         "window-days": 7,

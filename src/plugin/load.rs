@@ -16,13 +16,14 @@ use tokio::{
 
 use crate::{
     chain::Chain,
-    client::{ClientError, Executed, KernelClient, LaunchOptions, Output},
+    client::{ClientError, Executed, KernelClient, LaunchOptions, Output, milliseconds},
     language::{Activation, Interrupt, Language},
     manifest::{self, Manifest, ManifestError, Problem, Sandbox, Template},
     plugin::{
         About, Carrier, HostCalls, Mail, Plugin, SharedGraph, Way,
         actor::{Actor, State},
         prints::Prints,
+        spare::Spare,
         template::{self, TemplateActor},
     },
     provision::{self, LaunchSpec},
@@ -137,6 +138,17 @@ pub enum LoadError {
     Raised(RpcError),
 }
 
+impl LoadError {
+    /// Would it be the same in any other kernel: is it about the author's source, or about how kernel and shim are made?
+    pub fn is_authors(&self) -> bool {
+        match self {
+            Self::Raised(error) => error.kind != rpc::ErrorKind::Gone,
+            Self::NoShim { .. } | Self::NoActivation { .. } | Self::Version { .. } => true,
+            Self::Client(_) | Self::Shim { .. } | Self::NoCarrier { .. } => false,
+        }
+    }
+}
+
 fn list(tried: &[(Carrier, RpcError)]) -> String {
     if tried.is_empty() {
         return "the language has none of those allowed".into();
@@ -159,9 +171,41 @@ impl Plugin {
         graph: SharedGraph,
     ) -> Result<Self, LoadError> {
         let began = Instant::now();
+        let spare = Spare::start(runtime, source).await?;
+        Self::fill(spare, runtime, source, host, graph, began).await
+    }
+
+    /// Load a plugin into a kernel that was started for it, or for another with the same wants ([`Spare::fits`]).
+    ///
+    /// Dropping the future kills the kernel.
+    ///
+    /// # Errors
+    ///
+    /// [`LoadError`], with the kernel gone.
+    pub async fn load_into(
+        mut spare: Spare,
+        runtime: &Runtime,
+        source: &PluginSource,
+        host: Arc<dyn HostCalls>,
+        graph: SharedGraph,
+    ) -> Result<Self, LoadError> {
+        (spare.startup.warm, spare.startup.host_ms) = (true, 0.0);
+        Self::fill(spare, runtime, source, host, graph, Instant::now()).await
+    }
+
+    async fn fill(
+        spare: Spare,
+        runtime: &Runtime,
+        source: &PluginSource,
+        host: Arc<dyn HostCalls>,
+        graph: SharedGraph,
+        began: Instant,
+    ) -> Result<Self, LoadError> {
+        let Spare { mut client, carrier: known, startup } = spare;
         let deadline = began + source.limits.startup;
-        let mut client = KernelClient::launch(launch_options(runtime, Some(source))).await?;
         let outputs = client.take_outputs();
+        // Where its kernel was started already, if nobody kept it at hand for any plugin.
+        let folder = working_dir(source).filter(|folder| client.options().spec.working_dir.as_ref() != Some(folder));
         let name: Arc<str> = source.name.as_str().into();
         let about = About {
             language: runtime.language.as_ref().map_or_else(|| "other".into(), |language| language.name.clone()),
@@ -170,6 +214,7 @@ impl Plugin {
             carrier: None,
             activation: None,
             startup_ms: 0,
+            startup,
             process_id: client.process().id(),
         };
         let (inbox, mail) = mpsc::channel(INBOX);
@@ -182,7 +227,8 @@ impl Plugin {
         let mut plugin = Self {
             name: name.clone(),
             handlers: Vec::new(),
-            takes_series: false,
+            features: Vec::new(),
+            attachments: (client.folder().to_owned(), source.limits.result_bytes),
             seat: seat.clone(),
             death: dead,
             about,
@@ -198,9 +244,11 @@ impl Plugin {
         }
         match (&source.template, &runtime.language, &runtime.shim) {
             (Some(template), _, _) => {
+                let loading = Instant::now();
                 for cell in &source.cells {
                     execute(&client, runtime, &cell.source, deadline).await?;
                 }
+                plugin.about.startup.load_ms = milliseconds(loading.elapsed());
                 plugin.handlers = template::handlers(template);
                 let actor = TemplateActor {
                     name,
@@ -212,18 +260,16 @@ impl Plugin {
                 };
                 plugin.keep(tokio::spawn(actor.run()));
             }
-            (None, Some(language), Some(shim)) => {
-                let bootstrap = language.shim.as_ref().and_then(|shim| shim.bootstrap.as_deref()).unwrap_or(shim);
-                execute(&client, runtime, bootstrap, deadline).await?;
+            (None, Some(language), Some(_)) => {
                 let limit_bytes = usize::try_from(source.limits.result_bytes).unwrap_or(usize::MAX);
-                let state = State::default();
+                let (carrier, state) = (known.unwrap_or(Carrier::Pipe), State::default());
                 let actor = Actor {
                     name,
                     seat,
                     death,
                     client,
                     language: language.clone(),
-                    way: Way::first(Carrier::Pipe),
+                    way: Way::first(carrier),
                     limit_bytes,
                     prints,
                     host,
@@ -232,7 +278,7 @@ impl Plugin {
                     state,
                 };
                 plugin.keep(tokio::spawn(actor.run()));
-                plugin.initialize(runtime, language, source, deadline).await?;
+                plugin.initialize(runtime, language, source, (known, folder), deadline).await?;
             }
             _ => return Err(LoadError::NoShim { kernelspec: runtime.kernelspec.clone() }),
         }
@@ -246,49 +292,39 @@ impl Plugin {
         runtime: &Runtime,
         language: &Language,
         source: &PluginSource,
+        (known, folder): (Option<Carrier>, Option<PathBuf>),
         deadline: Instant,
     ) -> Result<(), LoadError> {
-        let turn = &language.turn;
-        let offered = [(Carrier::Pipe, turn.pipe.is_some()), (Carrier::Jupyter, turn.jupyter.is_some())];
+        let began = Instant::now();
+        let folder = folder.as_ref().map(|folder| folder.to_string_lossy());
         let mut tried = Vec::new();
-        for (carrier, exists) in offered {
-            if !exists || source.carrier.is_some_and(|forced| forced != carrier) {
-                continue;
-            }
-            let mut way = Way::first(carrier);
+        for carrier in Carrier::offered(language, source.carrier.or(known)) {
+            let activation = Activation::choose(&language.turn, source.activation, carrier == Carrier::Pipe);
+            let Some(activation) = activation else {
+                let (kernelspec, activation) =
+                    (runtime.kernelspec.clone(), source.activation.unwrap_or(Activation::Execute));
+                return Err(LoadError::NoActivation { kernelspec, activation, carrier });
+            };
+            let mut way = Way { activation, ..Way::first(carrier) };
             self.tell(Mail::Use(way)).await;
             let initialize = Initialize {
                 bridge: rpc::VERSION,
                 carrier: carrier.name(),
                 plugin: PluginId { name: &source.name, version: &source.version },
-                features: &[],
+                features: rpc::FEATURES,
+                folder: folder.as_deref(),
                 config: &source.config,
             };
             match self.ask::<InitializeResult>("initialize", &initialize, deadline).await {
                 Ok(result) if result.bridge == rpc::VERSION => {
+                    self.about.startup.initialize_ms = milliseconds(began.elapsed());
                     self.about.interpreter = result.interpreter;
                     self.about.carrier = Some(carrier);
                     if language.kernel.child_interpreter {
                         self.tell(Mail::WatchInterpreter).await;
                     }
-                    let has = |wanted: &str| result.features.iter().any(|feature| feature == wanted);
-                    self.takes_series = has(rpc::SERIES);
-                    way.takes_batches = has(rpc::BATCH);
-                    way.activation = match (source.activation, carrier) {
-                        (None, Carrier::Pipe) if turn.standing.is_some() && has(rpc::LOOP) => Activation::Loop,
-                        (None, _) => Activation::Execute,
-                        (Some(Activation::Execute), _) => Activation::Execute,
-                        (Some(Activation::Loop), Carrier::Pipe) if turn.standing.is_some() && has(rpc::LOOP) => {
-                            Activation::Loop
-                        }
-                        (Some(Activation::Thread), Carrier::Pipe) if turn.thread.is_some() && has(rpc::LOOP) => {
-                            Activation::Thread
-                        }
-                        (Some(activation), _) => {
-                            let kernelspec = runtime.kernelspec.clone();
-                            return Err(LoadError::NoActivation { kernelspec, activation, carrier });
-                        }
-                    };
+                    way.takes_batches = result.features.iter().any(|feature| feature == rpc::BATCH);
+                    self.features = result.features;
                     return self.send_source(source, way, deadline).await;
                 }
                 Ok(result) => return Err(LoadError::Version { found: result.bridge }),
@@ -299,6 +335,7 @@ impl Plugin {
     }
 
     async fn send_source(&mut self, source: &PluginSource, mut way: Way, deadline: Instant) -> Result<(), LoadError> {
+        let began = Instant::now();
         let path = source.path.as_ref().map(|path| path.to_string_lossy());
         let load = Load { path: path.as_deref(), cells: &source.cells };
         let raised = |mut error: RpcError| {
@@ -309,6 +346,7 @@ impl Plugin {
             LoadError::Raised(error)
         };
         let result = self.ask::<LoadResult>("load", &load, deadline).await.map_err(raised)?;
+        self.about.startup.load_ms = milliseconds(began.elapsed());
         self.handlers = result.handlers;
         way.is_async = result.is_async;
         self.about.activation = Some(way.activation);
@@ -346,21 +384,20 @@ pub fn launch_options(runtime: &Runtime, source: Option<&PluginSource>) -> Launc
     let mut env = runtime.env.clone();
     env.extend(behaviour.env);
     let file = runtime.language.as_ref().and_then(|language| Some(language.shim.as_ref()?.file.clone()));
-    let files = file.zip(runtime.shim.as_ref()).map(|(file, text)| (file, text.to_string())).into_iter().collect();
-    let entry = source.and_then(|source| source.path.as_ref());
-    let working_dir = entry.and_then(|path| path.parent()).filter(|dir| dir.is_dir());
+    let files = file.zip(runtime.shim.clone()).into_iter().collect();
     LaunchOptions {
         spec: LaunchSpec {
             kernel_name: runtime.kernelspec.clone(),
             argv: runtime.argv.clone(),
             env,
             pass_env: source.map(|source| source.env.clone()).unwrap_or_default(),
-            working_dir: working_dir.map(ToOwned::to_owned),
+            working_dir: source.and_then(working_dir),
             ipc: behaviour.ipc,
             stack_bytes: behaviour.stack_bytes,
             sandbox: source.map(|source| source.sandbox).unwrap_or_default(),
             terminal: behaviour.terminal,
             writes_where_started: behaviour.writes_where_started,
+            noise: behaviour.noise,
             limits: source.map(|source| process_limits(&source.limits)).unwrap_or_default(),
             files,
         },
@@ -370,6 +407,11 @@ pub fn launch_options(runtime: &Runtime, source: Option<&PluginSource>) -> Launc
         no_shutdown: behaviour.no_shutdown,
         unready_version: behaviour.unready_version,
     }
+}
+
+/// The folder of a plugin's entry file, where its kernel works.
+fn working_dir(source: &PluginSource) -> Option<PathBuf> {
+    source.path.as_ref()?.parent().filter(|dir| dir.is_dir()).map(ToOwned::to_owned)
 }
 
 fn process_limits(limits: &manifest::Limits) -> provision::Limits {
@@ -398,7 +440,12 @@ pub fn check_sandbox(manifest: &Manifest) -> Result<(), ManifestError> {
 }
 
 /// Execute code that is ours, or the author's at the basic level.
-async fn execute(client: &KernelClient, runtime: &Runtime, code: &str, deadline: Instant) -> Result<(), LoadError> {
+pub(super) async fn execute(
+    client: &KernelClient,
+    runtime: &Runtime,
+    code: &str,
+    deadline: Instant,
+) -> Result<(), LoadError> {
     let left = deadline.saturating_duration_since(Instant::now());
     let Executed { reply, outputs, .. } = client.execute(&ExecuteRequest::new(code)).await?.finish(left).await?;
     if reply.status == Status::Ok {

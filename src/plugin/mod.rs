@@ -10,15 +10,19 @@
 //! ([`crate::chain`]). All it knows of the host is the trait [`HostCalls`].
 
 mod actor;
+#[cfg(feature = "arrow")]
+mod attachment;
 mod load;
 mod pipe;
 mod prints;
+mod spare;
 mod template;
 mod turn;
 
 use std::{
     fmt,
     future::Future,
+    path::PathBuf,
     pin::Pin,
     sync::{Arc, Mutex, PoisonError},
     time::{Duration, Instant},
@@ -33,12 +37,13 @@ use tokio::{
 
 use crate::{
     chain::{Chain, WaitGraph},
-    client::{ClientError, Output, Prober},
-    language::Activation,
+    client::{ClientError, Output, Prober, Startup, milliseconds},
+    language::{Activation, Language},
     rpc::{self, Handler, LogLevel, Params, RpcError},
 };
 
 pub use load::{LoadError, PluginSource, Runtime, check_sandbox, launch_options, not_enforced};
+pub use spare::Spare;
 
 /// How RPC messages travel while a turn is open.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
@@ -57,6 +62,14 @@ impl Carrier {
             Self::Pipe => "pipe",
             Self::Jupyter => "jupyter",
         }
+    }
+
+    /// Those that a language has, the better one first; `only` this one, if it is named.
+    fn offered(language: &Language, only: Option<Self>) -> impl Iterator<Item = Self> {
+        let turn = &language.turn;
+        let all = [(Self::Pipe, turn.pipe.is_some()), (Self::Jupyter, turn.jupyter.is_some())];
+        let wanted = move |carrier: &Self| only.is_none_or(|only| only == *carrier);
+        all.into_iter().filter_map(|(carrier, exists)| exists.then_some(carrier)).filter(wanted)
     }
 }
 
@@ -140,7 +153,10 @@ pub enum PluginNews {
 pub struct Plugin {
     name: Arc<str>,
     handlers: Vec<Handler>,
-    takes_series: bool,
+    features: Vec<String>,
+    /// The kernel's private folder, and how large a file of the shim's may be.
+    #[cfg_attr(not(feature = "arrow"), expect(dead_code))]
+    attachments: (PathBuf, u64),
     seat: Arc<str>,
     death: watch::Receiver<Option<RpcError>>,
     about: About,
@@ -162,8 +178,10 @@ pub struct About {
     pub carrier: Option<Carrier>,
     /// What makes it serve us; `None` at the basic level.
     pub activation: Option<Activation>,
-    /// From launch to loaded.
+    /// From launch to loaded; from a waiting kernel to loaded if there was one.
     pub startup_ms: u64,
+    /// Where that time went.
+    pub startup: Startup,
     /// The kernel's process.
     pub process_id: u32,
 }
@@ -236,14 +254,21 @@ impl Plugin {
         self.death.clone()
     }
 
-    /// Does its shim know `series`?
-    pub fn takes_series(&self) -> bool {
-        self.takes_series
+    /// Does its shim have this feature, [`rpc::SERIES`] or another?
+    pub fn has_feature(&self, name: &str) -> bool {
+        self.features.iter().any(|feature| feature == name)
     }
 
     /// What is known of its interpreter.
     pub fn about(&self) -> &About {
         &self.about
+    }
+
+    /// What came before the start of its own: discovery, and others that were started first.
+    pub(crate) fn waited(&mut self, discover: Duration, queued: Duration) {
+        let startup = &mut self.about.startup;
+        (startup.discover_ms, startup.queued_ms) = (milliseconds(discover), milliseconds(queued));
+        startup.host_ms = milliseconds(discover + Duration::from_secs_f64(startup.host_ms / 1000.0));
     }
 
     /// Asks its kernel on the side, also while it is busy.

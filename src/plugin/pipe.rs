@@ -21,8 +21,9 @@ use crate::{
     rpc::{self, FrameError},
 };
 
-/// As much as a FIFO is to hold, and the most that is read at once.
-const PIPE_BYTES: usize = 256 * 1024;
+/// As much as a FIFO is to hold, and the most that is read at once: a batch goes through in one piece, without a change of
+/// processes for each 64 KiB.
+const PIPE_BYTES: usize = 1 << 20;
 /// A body of this size is not even passed over; who announces it is not to be believed.
 const ABSURD_BYTES: usize = 1 << 30;
 
@@ -41,6 +42,8 @@ pub(super) struct Pipe {
     to_host: PathBuf,
     /// Something came in this turn.
     heard: bool,
+    /// The last read took all that there was room for, so there may be more.
+    more: bool,
     /// The shim has closed its end, or never opened it.
     pub closed: bool,
 }
@@ -85,6 +88,7 @@ impl Pipe {
             skipped: None,
             to_host,
             heard: false,
+            more: false,
             closed: false,
         })
     }
@@ -117,6 +121,9 @@ impl Pipe {
     }
 
     fn poll_progress(&mut self, context: &mut Context<'_>) -> Poll<io::Result<()>> {
+        if self.more {
+            return Poll::Ready(self.read_after(false));
+        }
         if !self.closed
             && let Poll::Ready(ready) = self.receiver.poll_read_ready(context)
         {
@@ -140,30 +147,31 @@ impl Pipe {
         self.read_after(false)
     }
 
+    /// Once, so that a plugin that never stops writing keeps nobody else from anything.
+    ///
     /// `was_closed`: tokio has seen an end of the file, and will say so for ever.
     fn read_after(&mut self, was_closed: bool) -> io::Result<()> {
-        while !self.closed {
-            match self.receiver.get_ref().read(&mut self.scratch) {
-                // A child that had it open since an earlier turn ended; the shim has yet to open it.
-                Ok(0) if !self.heard => return self.reopen(),
-                Ok(0) => self.closed = true,
-                Ok(size) => {
-                    self.heard = true;
-                    self.take(size);
-                    // Less than there is room for: it was all.
-                    if size < self.scratch.len() {
-                        break;
-                    }
-                }
-                Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
-                Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
-                    if was_closed {
-                        self.reopen()?;
-                    }
-                    break;
-                }
-                Err(error) => return Err(error),
+        if self.closed {
+            return Ok(());
+        }
+        self.more = false;
+        match self.receiver.get_ref().read(&mut self.scratch) {
+            // A child that had it open since an earlier turn ended; the shim has yet to open it.
+            Ok(0) if !self.heard => self.reopen()?,
+            Ok(0) => self.closed = true,
+            Ok(size) => {
+                self.heard = true;
+                // Less than there is room for: it was all.
+                self.more = size == self.scratch.len();
+                self.take(size);
             }
+            Err(error) if error.kind() == io::ErrorKind::Interrupted => self.more = true,
+            Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
+                if was_closed {
+                    self.reopen()?;
+                }
+            }
+            Err(error) => return Err(error),
         }
         Ok(())
     }

@@ -28,6 +28,7 @@ pub(super) fn handlers(template: &Template) -> Vec<Handler> {
         topic: topic.into(),
         name: name.into(),
         batch: 0,
+        columns: String::new(),
         priority: 0,
         doc: String::new(),
     };
@@ -111,6 +112,11 @@ impl TemplateActor {
                 // Whatever runs is stopped; if it is not, the next request waits behind it until its own deadline.
                 let _ = self.client.interrupt().await;
                 Err(RpcError::new(ErrorKind::Timeout, format!("deadline of {} passed", job.chain.path.join(" > "))))
+            }
+            // It cannot be spoken with any more.
+            Err(error @ ClientError::Channel(_)) => {
+                self.client.process().kill_tree().await;
+                Err(gone(&error))
             }
             Err(error) => Err(gone(&error)),
         }

@@ -22,7 +22,7 @@ mod sandbox;
 mod tail;
 mod tree;
 
-use std::{collections::BTreeMap, io, path::PathBuf};
+use std::{collections::BTreeMap, io, path::PathBuf, sync::Arc};
 
 use crate::{connection::ConnectionInfo, manifest::Sandbox};
 
@@ -36,7 +36,7 @@ pub use sandbox::{SandboxError, check as check_sandbox};
 pub use tail::Tail;
 
 /// What to start.
-#[derive(Debug, Clone, Default)]
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct LaunchSpec {
     /// Name of the kernelspec.
     pub kernel_name: String,
@@ -61,8 +61,10 @@ pub struct LaunchSpec {
     pub terminal: bool,
     /// It writes where it is started, which a read-only sandbox would not let it.
     pub writes_where_started: bool,
+    /// What occurs in lines that are left out of its last output.
+    pub noise: Vec<String>,
     /// Files put into its private folder: name and text.
-    pub files: Vec<(String, String)>,
+    pub files: Vec<(String, Arc<str>)>,
 }
 
 /// A started kernel.

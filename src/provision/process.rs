@@ -138,7 +138,7 @@ impl Process {
         let mut child = spawn_from_lasting_thread(command, ports).await?;
         let pid = Pid::from_raw(child.id().and_then(|id| i32::try_from(id).ok()).unwrap_or_default());
 
-        let tail = Tail::default();
+        let tail = Tail::without(&spec.noise);
         let pipes = [
             child.stdout.take().map(|pipe| tokio::spawn(tail.clone().fill_from(pipe))),
             child.stderr.take().map(|pipe| tokio::spawn(tail.clone().fill_from(pipe))),

@@ -266,6 +266,9 @@ pub struct Handler {
     /// Largest batch it wants; 0 for single events.
     #[serde(default, deserialize_with = "or_default")]
     pub batch: usize,
+    /// The shape in which it wants a batch, column by column; empty for a list of events.
+    #[serde(default, deserialize_with = "or_default", skip_serializing_if = "String::is_empty")]
+    pub columns: String,
     /// Order among filters, lowest first.
     #[serde(default, deserialize_with = "or_default")]
     pub priority: i64,

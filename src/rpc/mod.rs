@@ -3,18 +3,20 @@
 //! Pure. What we write is compact, in the documented order of keys and on one line, so that a shim without a JSON
 //! parser can read it from the left; what we read may come in any order, with anything missing.
 
+mod batch;
 mod error;
 mod frame;
 mod inbound;
 mod outbound;
 mod oversized;
 
+pub use batch::{Batch, Columns, Done, Ids, Results, Runs};
 pub use error::{ErrorKind, RpcError};
 pub use frame::{FrameError, take_frame};
 pub use inbound::{Handler, HandlerKind, Inbound, InitializeResult, LoadResult, LogLevel, Outcome, Outcomes, Plea};
 pub use outbound::{
-    Call, Cell, Deliver, DeliverBatch, DeliverSeries, EventBody, Filtered, Initialize, Load, Params, PluginId,
-    may_be_batched, notification, response, write_request,
+    Call, CallTable, Cell, Deliver, DeliverBatch, DeliverSeries, EventBody, Filtered, Initialize, Load, Params,
+    PluginId, may_be_batched, notification, response, write_request,
 };
 pub use oversized::{HEAD_BYTES, too_large};
 
@@ -29,8 +31,17 @@ pub const SERIES: &str = "series";
 /// The feature of a shim that takes a JSON-RPC batch: an array of requests, answered in their order.
 pub const BATCH: &str = "batch";
 
-/// The feature of a shim that can hand its pipes to the interpreter's own event loop.
-pub const LOOP: &str = "loop";
+/// The feature of a host and of a shim that speak of lists of events by `rows`.
+pub const ROWS: &str = "rows";
+
+/// The feature of a host and of a shim that speak of batches column by column, by `columns`.
+pub const COLUMNS: &str = "columns";
+
+/// The feature of a host and of a shim that pass tables to each other as Arrow IPC streams.
+pub const ARROW: &str = "arrow";
+
+/// What this host can do beyond the protocol's core.
+pub const FEATURES: &[&str] = if cfg!(feature = "arrow") { &[ROWS, COLUMNS, ARROW] } else { &[ROWS, COLUMNS] };
 
 /// JSON `null`.
 pub fn null() -> Box<RawValue> {

@@ -16,6 +16,9 @@ pub struct Initialize<'a> {
     pub plugin: PluginId<'a>,
     /// Optional features of the host.
     pub features: &'a [&'a str],
+    /// Where to go; the kernel is there already unless this is given.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub folder: Option<&'a str>,
     /// `[config]` of the manifest.
     pub config: &'a Map<String, Value>,
 }
@@ -132,7 +135,18 @@ pub struct Call<'a> {
     pub args: &'a RawValue,
 }
 
-/// Parameters of a request to a plugin.
+/// Parameters of `table`: a call whose one argument is a table.
+#[derive(Debug, Serialize)]
+pub struct CallTable<'a> {
+    /// The export's name.
+    pub name: &'a str,
+    /// From the root down to here.
+    pub chain: &'a [String],
+    /// Name of a file in the kernel's private folder: an Arrow IPC stream.
+    pub table: &'a str,
+}
+
+/// Parameters of a request to a plugin. Whatever JSON of others is in them was made compact when it came in.
 pub trait Params: Serialize {
     /// How many events or calls are in it.
     fn count(&self) -> usize {
@@ -144,6 +158,7 @@ impl Params for Initialize<'_> {}
 impl Params for Load<'_> {}
 impl Params for Deliver<'_> {}
 impl Params for Call<'_> {}
+impl Params for CallTable<'_> {}
 /// Of methods without parameters.
 impl Params for Map<String, Value> {}
 

@@ -85,6 +85,14 @@ fn raw<S: serde::Serializer>(json: &str, serializer: S) -> Result<S::Ok, S::Erro
 }
 
 const EVENT: &str = "plugin, handler, event_id, topic, time, key, data";
+const INSERT: &str = "INSERT INTO backlog (plugin, handler, event_id, topic, time, key, data) \
+     VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7)";
+
+/// In the order of [`EVENT`].
+fn values(event: &StoredEvent) -> [&dyn rusqlite::ToSql; 7] {
+    let StoredEvent { plugin, handler, event_id, topic, time, key, data } = event;
+    [plugin, handler, event_id, topic, time, key, data]
+}
 
 fn event(row: &Row<'_>, first: usize) -> rusqlite::Result<StoredEvent> {
     Ok(StoredEvent {
@@ -105,10 +113,21 @@ impl Store {
     ///
     /// - [`StoreError::Busy`], [`StoreError::Sqlite`].
     pub fn append(&self, event: &StoredEvent) -> Result<i64, StoreError> {
-        let sql = format!("INSERT INTO backlog ({EVENT}) VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7) RETURNING seq");
-        let StoredEvent { plugin, handler, event_id, topic, time, key, data } = event;
-        let seq = self.query(&sql, (plugin, handler, event_id, topic, time, key, data), |row| row.get(0))?;
-        Ok(seq.unwrap_or_default())
+        let sql = format!("{INSERT} RETURNING seq");
+        Ok(self.query(&sql, values(event), |row| row.get(0))?.unwrap_or_default())
+    }
+
+    /// Put events at the end of the backlog, all or none: several times as fast as one by one, which write three pages
+    /// for each.
+    ///
+    /// # Errors
+    ///
+    /// - [`StoreError::Busy`], [`StoreError::Sqlite`].
+    pub fn append_all(&self, events: &[StoredEvent]) -> Result<(), StoreError> {
+        self.transact(|connection| {
+            let mut statement = connection.prepare_cached(INSERT)?;
+            events.iter().try_for_each(|event| statement.execute(values(event)).map(drop))
+        })
     }
 
     /// A delivery failed, and there will be another, even if this process ends before it.

@@ -6,7 +6,20 @@ use crate::support::root;
 
 /// Modules by floor. Adding a module is adding it here.
 const FLOORS: &[&[&str]] = &[
-    &["chain", "connection", "kernelspec", "language", "manifest", "notebook", "pattern", "rpc", "suggest", "wire"],
+    &[
+        "chain",
+        "connection",
+        "kernelspec",
+        "language",
+        "manifest",
+        "notebook",
+        "pattern",
+        "rpc",
+        "suggest",
+        "table",
+        "wire",
+        "zmtp",
+    ],
     &["channels", "discover", "install", "provision", "queue", "store"],
     &["client"],
     &["supervision"],

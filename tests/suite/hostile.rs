@@ -6,12 +6,14 @@
 //! - `starting`: from the launch until the plugin is loaded, and its end
 //! - `handling`: in the middle of an event, over both carriers
 //! - `messages`: what is refused changes nothing and is counted
+//! - `wire`: what ZeroMQ's library never says, on each channel
 //! - `crowd`: 50 at once
 
 mod crowd;
 mod handling;
 mod messages;
 mod starting;
+mod wire;
 
 use std::{
     collections::BTreeMap,

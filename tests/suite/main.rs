@@ -1,6 +1,7 @@
 //! All integration tests, in one binary: real kernels, real sockets, real files.
 //!
 //! - `bare`: shims whose kernel no registry carries, in the bare interpreter
+//! - `batches`: events that are handed over together, as lists, columns and tables
 //! - `client`: one kernel: ask, interrupt, restart, shut down, and what is no kernel
 //! - `cli`: the program, as a user has it
 //! - `conformance`: every language folder, the same cases, over every carrier
@@ -13,9 +14,11 @@
 //! - `parsers`: broken manifests, kernelspecs, languages, notebooks, RPC messages and frames
 //! - `security`: environment, limits, sandboxes, on real kernels
 //! - `turns`: a shim that does what real ones do rarely
+//! - `warm`: kernels at hand, plugins and instances added to a running host, phases of a start
 //! - `wire`: our messages against jupyter_client's and jupyter-protocol's, schemas, mutations
 
 mod bare;
+mod batches;
 mod chaos;
 mod cli;
 mod client;
@@ -32,4 +35,5 @@ mod security;
 mod series;
 mod support;
 mod turns;
+mod warm;
 mod wire;

@@ -9,6 +9,7 @@ use std::{
 
 use bytes::Bytes;
 use fastrand::Rng;
+use kernelbridge::zmtp;
 
 use crate::{support::root, wire::mutation::mutate};
 
@@ -120,4 +121,29 @@ fn no_frame_breaks_us() {
     let framed = |text: &&str| Bytes::from(format!("{}\n{text}", text.len()).repeat(2));
     let seeds: Vec<Bytes> = RPC.iter().map(framed).collect();
     check("frames", &seeds, &["1073741824\n", "-1\n", "0\n", "+3\n", " 3 \n", "999999999999\n"], exercise::frames);
+}
+
+#[test]
+fn no_zeromq_breaks_us() {
+    let hello = [&zmtp::GREETING[..], &zmtp::encode_command(&zmtp::ready(zmtp::SocketType::Dealer, b"id"))].concat();
+    let message = |frames: &[&str]| zmtp::encode(frames.iter().map(|frame| Bytes::from(frame.to_string())).collect());
+    let large = "x".repeat(300);
+    let seeds: Vec<Bytes> = [
+        message(&["", "<IDS|MSG>", "signature", "{}", "{}", "{}", "{}"]),
+        message(&[&large, &large, "", &large]),
+        message(&[&large, &large, &large, &large]),
+        message(&[""; 21]),
+        vec![zmtp::encode_command(b"\x04PING\0\x0aid"), zmtp::encode_command(b"\x05ERROR\x02no")],
+    ]
+    .map(|pieces| [&hello[..], &pieces.concat(), b"\0\x01x"].concat().into())
+    .into();
+    let pieces = [
+        "\u{1}\0",
+        "\u{4}\u{5}\u{4}PONG",
+        "\u{2}\0\0\0\0\0\0\u{7}\u{1}",
+        "\u{2}\u{7f}",
+        "\u{3}\0\0\0\0\0\0\0\0",
+        "\u{8}",
+    ];
+    check("ZeroMQ", &seeds, &pieces, exercise::zmtp);
 }

@@ -81,6 +81,10 @@ bridge.export("exit_now", () => Deno.kill(Deno.pid, "SIGKILL"));
 bridge.on("conf.echo", ({ topic, data, attempt }: Event) => ({ topic, data, attempt }));
 
 bridge.on("conf.batch", (events: Event[]) => events.map((event) => event.data.n * 2), { batch: 10 });
+bridge.on("conf.columns", (c: Record<string, unknown[]>, head: { ids: string[] }) => {
+  if (c.fail) throw new RangeError("conf.columns was told to fail");
+  return { ...c, n: c.n.map((n) => n === null ? null : (n as number) * 2), id: head.ids };
+}, { batch: "columns" });
 bridge.on("conf.once", (event: Event) => {
   bridge.state.update("once", (n: number) => n + 1, 0, event);
   return bridge.state.update("once", (n: number) => n + 1, 0, event);

@@ -80,6 +80,15 @@ bridge.on("conf.batch", function(events)
   return results
 end, { batch = 10 })
 
+bridge.on("conf.columns", function(columns, head)
+  if columns.fail then error("conf.columns was told to fail") end
+  for i, n in ipairs(columns.n) do
+    if n ~= bridge.null then columns.n[i] = n * 2 end
+  end
+  columns.id = head.ids
+  return columns
+end, { batch = "columns" })
+
 bridge.on("conf.fail", function() error("conf.fail was asked to fail") end)
 
 bridge.filter("conf.filter", function(event)

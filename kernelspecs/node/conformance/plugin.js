@@ -79,6 +79,10 @@ bridge.export("exit_now", () => process.kill(process.pid, "SIGKILL"));
 bridge.on("conf.echo", ({ topic, data, attempt }) => ({ topic, data, attempt }));
 
 bridge.on("conf.batch", (events) => events.map((event) => event.data.n * 2), { batch: 10 });
+bridge.on("conf.columns", (c, head) => {
+  if (c.fail) throw new RangeError("conf.columns was told to fail");
+  return { ...c, n: c.n.map((n) => n === null ? null : n * 2), id: head.ids };
+}, { batch: "columns" });
 bridge.on("conf.once", (event) => {
   bridge.state.update("once", (n) => n + 1, 0, event);
   return bridge.state.update("once", (n) => n + 1, 0, event);

@@ -94,6 +94,11 @@ function value = once (event)
 endfunction
 bridge_on ("conf.once", @once);
 bridge_on ("conf.batch", @(events) cellfun (@(event) event.data.n * 2, events), "batch", 10);
+function c = double_columns (c, head)
+  if (isfield (c, "fail")) error ("conf.columns was told to fail"); endif
+  c.n = c.n * 2; c.id = head.ids;
+endfunction
+bridge_on ("conf.columns", @double_columns, "batch", "columns");
 bridge_on ("conf.fail", @(event) error ("conf.fail always fails"));
 bridge_filter ("conf.filter", @extend_path, "priority", 10);
 

@@ -117,6 +117,13 @@ def batch(events):
     return [event.data["n"] * 2 for event in events]
 
 
+@bridge.on("conf.columns", batch="columns")
+def columns(c, head):
+    if "fail" in c:
+        raise RuntimeError("conf.columns was told to fail")
+    return {**c, "n": [None if n is None else n * 2 for n in c["n"]], "id": head.ids}
+
+
 @bridge.on("conf.fail")
 def always_fails(event):
     raise RuntimeError("conf.fail always fails")

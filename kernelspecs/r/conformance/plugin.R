@@ -59,6 +59,12 @@ bridge$export("exit_now", function() tools::pskill(Sys.getpid(), tools::SIGKILL)
 bridge$on("conf.echo", function(event) event[c("topic", "data", "attempt")])
 
 bridge$on("conf.batch", batch = 10, function(events) lapply(events, function(event) event$data$n * 2))
+bridge$on("conf.columns", batch = "columns", function(frame, head) {
+  if (!is.null(frame[["fail"]])) stop("conf.columns was told to fail")
+  frame$n <- frame$n * 2
+  frame$id <- head$ids
+  frame
+})
 bridge$on("conf.once", function(event) {
   bridge$state$update("once", function(n) n + 1, 0, event)
   bridge$state$update("once", function(n) n + 1, 0, event)

@@ -46,10 +46,11 @@ pub(super) fn render(patients: &[Patient]) -> String {
 
 type Row = (&'static str, fn(&Patient) -> String);
 
-fn rows() -> [Row; 15] {
+fn rows() -> [Row; 16] {
     [
         ("kernelspec", |patient| short(patient.kernelspec.as_deref().unwrap_or("none"))),
         ("startup ms", |patient| of(patient, |examination| examination.startup_ms.to_string())),
+        ("of it our own", |patient| of(patient, |examination| format!("{:.0}", examination.startup.host_ms))),
         ("memory MB", |patient| of(patient, |examination| format!("{:.0}", examination.memory_bytes as f64 / 1e6))),
         ("processes", |patient| of(patient, |examination| examination.processes.to_string())),
         ("protocol", |patient| of(patient, |examination| examination.protocol_version.clone())),

@@ -199,8 +199,12 @@ impl Actor {
                 Happened::Mail(Some(Mail::Job(job))) => self.state.queued.push_back(Queued { job, told: false }),
                 Happened::Mail(Some(Mail::Use(way))) => {
                     self.state.worked &= way.carrier == self.way.carrier;
+                    let is_same = self.way.activation.is_standing()
+                        && (way.carrier, way.activation) == (self.way.carrier, self.way.activation);
                     self.way = way;
-                    self.end_turn();
+                    if !is_same {
+                        self.end_turn();
+                    }
                 }
                 Happened::Mail(Some(Mail::WatchInterpreter)) => self.watch_interpreter(),
                 Happened::Mail(Some(Mail::Stop { grace, done })) => {

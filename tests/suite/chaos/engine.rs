@@ -1,34 +1,59 @@
-//! Plugins in several languages under fire: their kernels are killed, stopped and left without an interpreter, and their
-//! own code exits, hangs, raises and floods, while events flow.
+//! Plugins in several languages under fire, in a host that is itself under fire: kernels are killed, stopped and left
+//! without an interpreter, their own code exits, hangs, raises and floods, and the host is killed and started anew on
+//! the same store, while events flow.
 //!
-//! Used by the test (short) and by `benches/chaos.rs` (long), so it knows nothing of either.
+//! Used by the test (short) and by `benches/chaos.rs` (long), so it knows nothing of either. The host is this program
+//! once more (`victim.rs`), the driver (here) tells it how far it may go, hurts it, and keeps the books.
+
+mod books;
+mod orders;
+mod victim;
 
 use std::{
-    collections::{BTreeMap, BTreeSet},
+    collections::BTreeMap,
     fs,
     path::{Path, PathBuf},
-    process::Command,
-    sync::{Arc, Mutex},
+    process::{Command, Stdio},
+    sync::{Arc, Mutex, MutexGuard},
     time::{Duration, Instant},
 };
 
-use kernelbridge::{
-    host::{Host, News, Subscription},
-    provision::{memory_bytes, processes_of},
+use kernelbridge::{provision::memory_bytes, store::Store};
+use tokio::{
+    io::{AsyncBufReadExt, AsyncWriteExt, BufReader},
+    process::{Child, ChildStdin},
+    task::JoinHandle,
+    time::sleep,
 };
-use serde_json::{Value, json};
+
+pub use self::{
+    books::Tally,
+    victim::{obey, ordered},
+};
+
+use self::{
+    books::Books,
+    orders::{END, ORDERS, Orders, Told, what},
+};
 
 /// Plugins that take part: language, source, further lines of the manifest.
 pub const PLUGINS: &[(&str, &str, &str)] = &[
-    ("python", include_str!("plugins/chaos.py"), "instances = 2\norder-by = \"key\"\njournal = true\n"),
+    ("python", include_str!("plugins/chaos.py"), "instances = 2\norder-by = \"key\"\n"),
     ("r", include_str!("plugins/chaos.R"), ""),
-    ("javascript", include_str!("plugins/chaos.js"), "journal = true\n"),
+    ("javascript", include_str!("plugins/chaos.js"), ""),
     ("lua", include_str!("plugins/chaos.lua"), ""),
     ("bash", include_str!("plugins/chaos.sh"), ""),
 ];
 
+/// How many hosts may not come up.
+const MOST_NOT_STARTED: u64 = 10;
+/// How long a killed host's kernels, folders and guardian may be there.
+const CLEARED: Duration = Duration::from_secs(30);
+
 /// What is done to them.
 pub struct Plan {
+    /// This program once more, to be told to be the host.
+    pub program: fn() -> Command,
     /// Languages to leave out.
     pub without: Vec<String>,
     /// Events for each plugin.
@@ -37,7 +62,9 @@ pub struct Plan {
     pub one_in: u64,
     /// Faults from outside.
     pub faults: usize,
-    /// How long is waited between two of them.
+    /// How many of them are `kill -9` of the host.
+    pub kills: usize,
+    /// How long is waited between two of them, half more or less.
     pub pause: Duration,
     /// Of the random numbers.
     pub seed: u64,
@@ -50,123 +77,277 @@ pub struct Plan {
 pub struct Report {
     /// By what was done.
     pub faults: BTreeMap<String, u64>,
+    /// Events that some host said were accepted.
+    pub accepted: u64,
+    /// Events that were being emitted when the host was killed: each plugin got them or did not.
+    pub unsure: u64,
     /// By plugin.
     pub plugins: BTreeMap<String, Tally>,
-    /// Longest time from a fault from outside to the next event handled.
+    /// Hosts that could not be started in time, and were started again.
+    pub not_started: u64,
+    /// Longest time from a fault to the next event that the plugin handled.
     pub worst_recovery: Duration,
-    /// Memory of this process in bytes, before and after.
-    pub memory_bytes: (u64, u64),
+    /// The same, from the death of the host to the plugin that came last.
+    pub worst_host_recovery: Duration,
+    /// Longest time from the death of the host until nothing of it was left.
+    pub worst_clearing: Duration,
+    /// Memory of the first host when it was ready, of the last one when all was done, and the most of any.
+    pub memory_bytes: (u64, u64, u64),
     pub elapsed: Duration,
-    /// Processes and folders that are left; must be empty.
+    /// Rows of the backlog, processes and folders that are left; must be empty.
     pub left: Vec<String>,
-}
-
-/// One plugin's events.
-#[derive(Debug, Default)]
-pub struct Tally {
-    pub emitted: u64,
-    pub handled: u64,
-    pub dead: u64,
-    /// Neither handled nor a dead letter; must be 0.
-    pub lost: u64,
-    /// Handled more than once, or handled and a dead letter; must be 0.
-    pub twice: u64,
-    /// Out of the order of its key; must be 0.
-    pub disordered: u64,
-    /// Deliveries to the plugin's code beyond the first.
-    pub repeated: u64,
-    pub restarts: u64,
 }
 
 /// Run it.
 pub async fn run(plan: &Plan, dir: &Path) -> Report {
     let began = Instant::now();
-    let random = Arc::new(Mutex::new(fastrand::Rng::with_seed(plan.seed)));
     let taking_part: Vec<_> =
         PLUGINS.iter().filter(|(language, ..)| !plan.without.iter().any(|without| without == language)).collect();
-    let mut builder = Host::builder().state(dir.join("state.db"));
+    let names = taking_part.iter().map(|(language, ..)| format!("chaos-{language}")).collect();
+    fs::create_dir_all(dir.join("home")).expect("a folder");
     for (language, source, manifest) in &taking_part {
-        builder = builder.plugin(plugin(dir, language, source, manifest));
+        plugin(dir, language, source, manifest);
     }
-    let host = builder.build().await.expect("a host");
-    let mut report = Report::default();
-    report.memory_bytes.0 = memory_bytes(std::process::id());
-    let folders = Arc::new(Mutex::new(BTreeSet::new()));
-    let recovery = Arc::new(Mutex::new((BTreeMap::<String, Instant>::new(), Duration::ZERO)));
-    let reader = tokio::spawn(read(host.subscribe_lossless(), recovery.clone()));
-
-    let feeding = async {
-        for n in 0..plan.events {
-            let what = {
-                let mut random = random.lock().expect("no panic");
-                if random.u64(0..plan.one_in) == 0 { WHATS[random.usize(0..WHATS.len())] } else { "" }
-            };
-            let always = what == "exit!" || what == "raise!";
-            let what = what.trim_end_matches('!');
-            let data = json!({ "n": n, "key": n % 7, "what": what, "always": always });
-            host.emit("chaos", &data).await.expect("accepted");
-            if !what.is_empty() {
-                let name = if always { format!("{what} always") } else { what.to_owned() };
-                // Each of them does it.
-                *report.faults.entry(name).or_default() += taking_part.len() as u64;
-            }
-            if n % 50 == 0 {
-                tokio::time::sleep(Duration::from_millis(1)).await;
-            }
-        }
-        host.drain().await;
+    let mut driver = Driver {
+        plan,
+        dir,
+        names,
+        random: fastrand::Rng::with_seed(plan.seed),
+        allowed: 0,
+        life: 0,
+        books: Arc::default(),
+        clearing: Vec::new(),
+        report: Report::default(),
     };
-    let mut outside = BTreeMap::<String, u64>::new();
-    let harming = async {
-        for _ in 0..plan.faults {
-            tokio::time::sleep(plan.pause).await;
-            let (victim, how) = {
-                let mut random = random.lock().expect("no panic");
-                (random.usize(0..taking_part.len()), random.usize(0..HARMS.len()))
-            };
-            let info = &host.plugins()[victim];
-            let process = info.about.process_id;
-            folders.lock().expect("no panic").extend(folder_of(process));
-            if harm(process, HARMS[how]) {
-                *outside.entry(HARMS[how].to_owned()).or_default() += 1;
-                recovery.lock().expect("no panic").0.entry(info.name.clone()).or_insert_with(Instant::now);
-            }
-        }
-    };
-    tokio::time::timeout(plan.deadline, async { tokio::join!(feeding, harming) }).await.expect("it never hangs");
-    host.drain().await;
-    report.faults.extend(outside);
+    tokio::time::timeout(plan.deadline, driver.run()).await.expect("it never hangs");
+    let mut report = driver.report;
     report.elapsed = began.elapsed();
-    let stats: BTreeMap<_, _> = host.stats().into_iter().collect();
-    for info in host.plugins() {
-        folders.lock().expect("no panic").extend(folder_of(info.about.process_id));
-    }
-    let letters = host.store().dead_letters(None, usize::MAX).expect("readable");
-    host.shutdown().await;
-    report.memory_bytes.1 = memory_bytes(std::process::id());
-    let handled = reader.await.expect("no panic");
-    report.worst_recovery = recovery.lock().expect("no panic").1;
-    for (language, ..) in &taking_part {
-        let name = format!("chaos-{language}");
-        let dead: Vec<u64> = letters
-            .iter()
-            .filter(|letter| letter.event.plugin == name)
-            .map(|letter| number(&letter.event.data))
-            .collect();
-        let handled = handled.get(&name).cloned().unwrap_or_default();
-        let log = fs::read_to_string(dir.join(format!("{name}.log"))).unwrap_or_default();
-        report.plugins.insert(name.clone(), tally(plan.events, &handled, &dead, &log, stats[&name].restarts));
-    }
-    for folder in folders.lock().expect("no panic").iter() {
-        report.left.extend(processes_of(folder).iter().map(|process| format!("process {process}")));
-        report.left.extend(folder.exists().then(|| folder.display().to_string()));
-    }
     report
 }
 
-/// What handlers are told to do; with `!` in every attempt.
-const WHATS: &[&str] = &["exit", "loop", "flood", "hog", "raise", "raise!", "exit!"];
-/// What is done from outside.
+struct Driver<'a> {
+    plan: &'a Plan,
+    dir: &'a Path,
+    names: Vec<String>,
+    random: fastrand::Rng,
+    /// Events up to here may be emitted.
+    allowed: u64,
+    /// Hosts before this one.
+    life: u32,
+    books: Arc<Mutex<Books>>,
+    clearing: Vec<JoinHandle<Result<Duration, Vec<String>>>>,
+    report: Report,
+}
+
+/// A host that runs.
+struct Life {
+    child: Child,
+    process: u32,
+    orders: ChildStdin,
+    reading: JoinHandle<()>,
+    folder: PathBuf,
+}
+
+impl Driver<'_> {
+    async fn run(&mut self) {
+        let mut life = self.begin().await;
+        self.until(&mut life, |books| books.is_ready).await;
+        self.report.memory_bytes.0 = memory_bytes(life.process);
+        for (index, how) in (1..).zip(self.harms()) {
+            self.allowed = self.plan.events * index / self.plan.faults as u64;
+            life.allow(self.allowed).await;
+            sleep(self.plan.pause.mul_f64(0.5 + self.random.f64())).await;
+            if how == HOST {
+                self.kill(&mut life).await;
+                life = self.begin().await;
+            } else {
+                self.harm(&mut life, how).await;
+            }
+        }
+        let last = self.plan.events;
+        self.until(&mut life, move |books| books.next >= last).await;
+        life.order(END).await;
+        self.until(&mut life, |books| books.is_drained).await;
+        self.report.memory_bytes.1 = memory_bytes(life.process);
+        self.end(life).await;
+        self.close_books();
+    }
+
+    /// The faults to come, in random order.
+    fn harms(&mut self) -> Vec<&'static str> {
+        let (kills, faults) = (self.plan.kills, self.plan.faults);
+        let mut harms = vec![HOST; kills];
+        harms.extend((kills..faults).map(|_| HARMS[self.random.usize(0..HARMS.len())]));
+        self.random.shuffle(&mut harms);
+        harms
+    }
+
+    /// Start a host.
+    async fn begin(&mut self) -> Life {
+        let folder = self.dir.join(format!("run/{}", self.life));
+        fs::create_dir_all(&folder).expect("a folder");
+        let first = self.books().next;
+        for name in &self.names {
+            let manifest = self.dir.join(name).join("plugin.toml");
+            let text = fs::read_to_string(&manifest).expect("readable");
+            let config = text.find("[config]").expect("there");
+            // Each host has logs of its own, so that it is known which of them delivered what.
+            let log = log_of(self.dir, name, self.life).display().to_string();
+            fs::write(&manifest, format!("{}[config]\nlog = {log:?}\n", &text[..config])).expect("written");
+        }
+        let orders = Orders {
+            plugins: self.names.iter().map(|name| self.dir.join(name)).collect(),
+            state: self.dir.join("state.db"),
+            first,
+            one_in: self.plan.one_in,
+            seed: self.plan.seed,
+        };
+        let mut command = tokio::process::Command::from((self.plan.program)());
+        command.env(ORDERS, serde_json::to_string(&orders).expect("JSON"));
+        command.env("TMPDIR", &folder).env("XDG_RUNTIME_DIR", &folder);
+        // Kernels that are killed while they start must not leave anything in the user's home either: a Bash kernel reads
+        // `~/.bashrc`, and what that runs may lock something of the user's.
+        if let (Some(home), None) = (std::env::var_os("HOME"), std::env::var_os("XDG_DATA_HOME")) {
+            command.env("XDG_DATA_HOME", Path::new(&home).join(".local/share"));
+        }
+        command.env("HOME", self.dir.join("home"));
+        command.stdin(Stdio::piped()).stdout(Stdio::piped()).kill_on_drop(true);
+        let mut child = command.spawn().expect("it runs");
+        let (orders, told) = (child.stdin.take().expect("piped"), child.stdout.take().expect("piped"));
+        let books = self.books.clone();
+        lock(&books).begin(self.life);
+        let reading = tokio::spawn(async move {
+            let mut lines = BufReader::new(told).lines();
+            while let Some(line) = lines.next_line().await.expect("text") {
+                // What is no news is the tests' harness speaking.
+                if let Ok(told) = serde_json::from_str::<Told>(&line) {
+                    lock(&books).hear(told);
+                }
+            }
+        });
+        let process = child.id().expect("it runs");
+        let mut life = Life { child, process, orders, reading, folder };
+        life.allow(self.allowed).await;
+        life
+    }
+
+    /// `kill -9` of the host.
+    async fn kill(&mut self, life: &mut Life) {
+        let memory = memory_bytes(life.process);
+        self.report.memory_bytes.2 = self.report.memory_bytes.2.max(memory);
+        life.child.kill().await.expect("killed");
+        let killed = Instant::now();
+        // What it told before is in the pipe.
+        (&mut life.reading).await.expect("no panic");
+        *self.report.faults.entry(HOST.into()).or_default() += 1;
+        let mut books = lock(&self.books);
+        if books.is_ready && books.next < self.allowed {
+            // Whether it was accepted, and by whom, will be seen.
+            let next = books.next;
+            books.unsure.push(next);
+            books.next += 1;
+        }
+        books.hurt_all(&self.names, killed);
+        self.clearing.push(tokio::spawn(cleared(life.folder.clone(), killed)));
+        self.life += 1;
+    }
+
+    async fn harm(&mut self, life: &mut Life, how: &'static str) {
+        self.until(life, |books| books.is_ready).await;
+        let victim = self.names[self.random.usize(0..self.names.len())].clone();
+        let mut books = lock(&self.books);
+        let kernels: Vec<u32> =
+            books.kernels.iter().filter(|((name, _), _)| *name == victim).map(|(_, p)| *p).collect();
+        let process = kernels[self.random.usize(0..kernels.len())];
+        // One that is being started again already is hurt enough.
+        if harm(process, how) {
+            *self.report.faults.entry(how.to_owned()).or_default() += 1;
+            books.hurt(&victim);
+        }
+    }
+
+    /// Ends well.
+    async fn end(&mut self, mut life: Life) {
+        self.report.memory_bytes.2 = self.report.memory_bytes.2.max(self.report.memory_bytes.1);
+        drop(life.orders);
+        let status = life.child.wait().await.expect("waited for");
+        assert!(status.success(), "{status}");
+        life.reading.await.expect("no panic");
+        // It may leave nothing when it has ended by itself, its guardian included.
+        let left = left_of(&life.folder);
+        self.report.left.extend(left);
+        for clearing in self.clearing.drain(..) {
+            match clearing.await.expect("no panic") {
+                Ok(took) => self.report.worst_clearing = self.report.worst_clearing.max(took),
+                Err(left) => self.report.left.extend(left),
+            }
+        }
+    }
+
+    fn close_books(&mut self) {
+        let store = Store::open(self.dir.join("state.db")).expect("opens");
+        let letters = store.dead_letters(None, usize::MAX).expect("readable");
+        let books = lock(&self.books);
+        self.report.unsure = books.unsure.len() as u64;
+        self.report.accepted = books.next - self.report.unsure;
+        (self.report.worst_recovery, self.report.worst_host_recovery) = books.worst();
+        for n in 0..books.next {
+            let what = what(self.plan.seed, n, self.plan.one_in);
+            if !what.is_empty() {
+                let name = what.strip_suffix('!').map_or(what.to_owned(), |what| format!("{what} always"));
+                // Each of them does it.
+                *self.report.faults.entry(name).or_default() += self.names.len() as u64;
+            }
+        }
+        for name in &self.names {
+            let left = store.backlog_len(name).expect("readable");
+            self.report.left.extend((left > 0).then(|| format!("{left} events of {name}")));
+            let logs: Vec<_> = (0..=self.life)
+                .map(|life| fs::read_to_string(log_of(self.dir, name, life)).unwrap_or_default())
+                .collect();
+            let dead: Vec<_> = letters.iter().filter(|letter| letter.event.plugin == *name).collect();
+            self.report.plugins.insert(name.clone(), books.tally(name, &logs, &dead));
+        }
+    }
+
+    /// Wait for something that the host tells.
+    async fn until(&mut self, life: &mut Life, is_so: impl Fn(&Books) -> bool) {
+        while !is_so(&self.books()) {
+            if let Ok(Some(status)) = life.child.try_wait() {
+                let was_ready = self.books().is_ready;
+                assert!(!was_ready, "the host ended by itself: {status}, seed {}", self.plan.seed);
+                // On a machine that has too much to do a kernel may take longer than its plugin allows.
+                self.report.not_started += 1;
+                assert!(self.report.not_started <= MOST_NOT_STARTED, "the host does not come up: {status}");
+                self.clearing.push(tokio::spawn(cleared(life.folder.clone(), Instant::now())));
+                self.life += 1;
+                *life = self.begin().await;
+            }
+            sleep(Duration::from_millis(5)).await;
+        }
+    }
+
+    fn books(&self) -> MutexGuard<'_, Books> {
+        lock(&self.books)
+    }
+}
+
+impl Life {
+    async fn allow(&mut self, events: u64) {
+        self.order(&events.to_string()).await;
+    }
+
+    async fn order(&mut self, line: &str) {
+        self.orders.write_all(format!("{line}\n").as_bytes()).await.expect("it listens");
+    }
+}
+
+fn lock(books: &Mutex<Books>) -> MutexGuard<'_, Books> {
+    books.lock().expect("no panic")
+}
+
+const HOST: &str = "kill -9 host";
+/// What else is done from outside.
 const HARMS: &[&str] = &["kill -9 kernel", "kill -9 interpreter", "SIGSTOP kernel and interpreter", "kill -9 kernel"];
 
 fn harm(process: u32, how: &str) -> bool {
@@ -185,77 +366,52 @@ fn harm(process: u32, how: &str) -> bool {
     }
 }
 
-fn plugin(dir: &Path, language: &str, source: &str, manifest: &str) -> PathBuf {
+fn plugin(dir: &Path, language: &str, source: &str, manifest: &str) {
     let name = format!("chaos-{language}");
     let folder = dir.join(&name);
     fs::create_dir_all(&folder).expect("a folder");
     fs::write(folder.join("plugin.src"), source).expect("written");
     let text = format!(
         "[plugin]\nname = \"{name}\"\nlanguage = \"{language}\"\nentry = \"plugin.src\"\n\
-         [limits]\ntimeout = \"3s\"\nmemory = \"800MiB\"\n[queue]\ncapacity = 500\nwhen-full = \"spill\"\n\
-         [restart]\ndeaths = 1000000\nwithin = \"5s\"\n[config]\nlog = {:?}\n\
-         [delivery]\nattempts = 3\n{manifest}",
-        dir.join(format!("{name}.log")).display().to_string()
+         [limits]\nstartup = \"180s\"\ntimeout = \"3s\"\nmemory = \"800MiB\"\n[queue]\ncapacity = 500\nwhen-full = \"spill\"\n\
+         [restart]\ndeaths = 1000000\nwithin = \"5s\"\n[delivery]\nattempts = 3\njournal = true\n{manifest}[config]\n"
     );
     fs::write(folder.join("plugin.toml"), text).expect("written");
-    folder
 }
 
-/// Who handled what, in order; how long after each fault.
-async fn read(
-    mut news: Subscription,
-    recovery: Arc<Mutex<(BTreeMap<String, Instant>, Duration)>>,
-) -> BTreeMap<String, Vec<u64>> {
-    let mut handled = BTreeMap::<String, Vec<u64>>::new();
-    while let Some(news) = news.next().await {
-        if let News::Handled { plugin, event, .. } = news {
-            handled.entry(plugin.to_string()).or_default().push(number(event.data.get()));
-            let (hurt, worst) = &mut *recovery.lock().expect("no panic");
-            if let Some(since) = hurt.remove(&*plugin) {
-                *worst = (*worst).max(since.elapsed());
-            }
+/// Where a plugin writes what it does, while the host of this number runs.
+fn log_of(dir: &Path, name: &str, life: u32) -> PathBuf {
+    dir.join(format!("{name}.{life}.log"))
+}
+
+/// Wait until nothing of a killed host is left: how long that took.
+async fn cleared(folder: PathBuf, killed: Instant) -> Result<Duration, Vec<String>> {
+    loop {
+        let left = left_of(&folder);
+        if left.is_empty() {
+            return Ok(killed.elapsed());
+        }
+        if killed.elapsed() > CLEARED {
+            return Err(left);
+        }
+        sleep(Duration::from_millis(100)).await;
+    }
+}
+
+/// What lies in a host's folder for temporary files, where FIFOs and Unix sockets are too, and living processes that
+/// name that folder in their environment: kernels, all that they started, and the guardian.
+fn left_of(folder: &Path) -> Vec<String> {
+    let entries = fs::read_dir(folder).expect("there").flatten();
+    let mut left: Vec<_> = entries.map(|entry| entry.path().display().to_string()).collect();
+    let name = format!("{}/", folder.display()).into_bytes();
+    let bare = format!("TMPDIR={}\0", folder.display()).into_bytes();
+    for entry in fs::read_dir("/proc").expect("procfs").flatten() {
+        let environment = fs::read(entry.path().join("environ")).unwrap_or_default();
+        let has = |text: &[u8]| environment.windows(text.len()).any(|window| window == text);
+        if has(&name) || has(&bare) {
+            let command = fs::read(entry.path().join("cmdline")).unwrap_or_default();
+            left.push(format!("process {}", String::from_utf8_lossy(&command).replace('\0', " ")));
         }
     }
-    handled
-}
-
-fn number(data: &str) -> u64 {
-    serde_json::from_str::<Value>(data).ok().and_then(|data| data["n"].as_u64()).expect("a number")
-}
-
-fn tally(emitted: u64, handled: &[u64], dead: &[u64], log: &str, restarts: u64) -> Tally {
-    let mut seen = vec![0u64; usize::try_from(emitted).expect("few")];
-    let mut last = [None; 7];
-    let mut disordered = 0;
-    for &n in handled {
-        seen[n as usize] += 1;
-        let key = (n % 7) as usize;
-        disordered += u64::from(last[key].is_some_and(|last| last >= n));
-        last[key] = Some(n);
-    }
-    for &n in dead {
-        seen[n as usize] += 1;
-    }
-    let mut deliveries = BTreeMap::<&str, u64>::new();
-    for line in log.lines() {
-        *deliveries.entry(line).or_default() += 1;
-    }
-    Tally {
-        emitted,
-        handled: handled.len() as u64,
-        dead: dead.len() as u64,
-        lost: seen.iter().filter(|&&times| times == 0).count() as u64,
-        twice: seen.iter().filter(|&&times| times > 1).count() as u64,
-        disordered,
-        repeated: deliveries.values().map(|times| times - 1).sum(),
-        restarts,
-    }
-}
-
-/// The private folder of the kernel with this process id.
-fn folder_of(process: u32) -> Option<PathBuf> {
-    let environment = fs::read(format!("/proc/{process}/environ")).ok()?;
-    let value =
-        environment.split(|&byte| byte == 0).find_map(|variable| variable.strip_prefix(b"KERNELBRIDGE_DIR="))?;
-    Some(PathBuf::from(String::from_utf8_lossy(value).into_owned()))
+    left
 }

@@ -2,6 +2,7 @@
 
 use std::fs;
 
+use kernelbridge::store::Store;
 use serde_json::{Value, json};
 
 use crate::{
@@ -155,4 +156,27 @@ fn what_is_left_at_the_end_of_a_bounded_drain_is_counted_or_resumed() {
         assert_eq!(row(&ended.err, "PLUGIN")[..3], ["PLUGIN", "HANDLED", "RESUMED"]);
         desk.leaves_nothing();
     }
+}
+
+/// It may be called beside a host that is at those events.
+#[test]
+fn a_call_leaves_events_that_wait_to_the_next_run() {
+    if !Installed::look().has("python") {
+        return;
+    }
+    let _one = one_at_a_time();
+    let desk = Desk::new();
+    let source = format!("{PLUGIN}\n@bridge.export\ndef add(a, b):\n    return a + b\n");
+    desk.python("p", "[delivery]\njournal = true\n", &source);
+    let args = ["--topic", "sleep", "--drain-timeout", "100ms"];
+    run(&desk, &args, &"0.05\n".repeat(20));
+    let waiting = || Store::open(desk.path("kernelbridge.db")).expect("opens").backlog_len("p").expect("readable");
+    let left = waiting();
+    assert!(left > 0);
+    assert_eq!(desk.run(&["call", "p.add", "1", "2"]).with(0).out, "3\n");
+    assert_eq!(waiting(), left);
+    let ended = run(&desk, &["--json", "--topic", "sleep"], "").with(0);
+    assert_eq!(of_type(&ended.lines(), "result").len() as u64, left);
+    assert_eq!(waiting(), 0);
+    desk.leaves_nothing();
 }

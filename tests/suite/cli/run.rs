@@ -56,6 +56,30 @@ fn lines_that_are_no_json_are_counted_and_passed_over_unless_strict() {
     desk.leaves_nothing();
 }
 
+/// Not once more in the event's failure, and without what ipykernel says at each start.
+#[test]
+fn a_kernels_last_output_is_shown_once() {
+    if !Installed::look().has("python") {
+        return;
+    }
+    let _one = one_at_a_time();
+    let desk = Desk::new();
+    // To the kernel's own stderr: what goes to the plugin's is an output, and lost when the process ends at once.
+    let code = "import os, sys\n@bridge.on('die')\ndef die(event):\n    \
+                os.write(sys.stderr._original_stdstream_copy, b'last words\\nand more\\n')\n    os._exit(3)\n";
+    desk.python("p", "[delivery]\nattempts = 1\n", code);
+    let args = ["run", "p", "--topic", "die", "--events", "-", "--state", ":memory:"];
+    let ended = desk.run_with(&args, "1\n").with(1);
+    assert!(ended.err.contains("[p] last words\n[p] and more\n"), "{}", ended.err);
+    assert!(ended.err.contains("(die) failed: plugin `p`: the kernel ended with exit code 3\n"), "{}", ended.err);
+    assert_eq!(ended.err.matches("last words").count(), 1, "{}", ended.err);
+    assert!(!ended.err.contains("encryption"), "{}", ended.err);
+    let failure = ended.lines().into_iter().find(|line| line["type"] == "failure").expect("a line");
+    let message = failure["error"]["message"].as_str().expect("text");
+    assert_eq!(message, "the kernel ended with exit code 3; its last output:\nlast words\nand more");
+    desk.leaves_nothing();
+}
+
 #[test]
 fn a_handler_that_raises_is_a_failure_line_and_status_1() {
     if !Installed::look().has("python") {

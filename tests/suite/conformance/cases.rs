@@ -4,7 +4,7 @@ use std::sync::atomic::Ordering;
 
 use kernelbridge::{
     client::Output,
-    host::{News, PluginInfo},
+    host::{Host, News, PluginInfo},
     plugin::PluginNews,
     rpc::{ErrorKind, HandlerKind, LogLevel},
     store::Store,
@@ -18,6 +18,51 @@ use super::{
     values::{contains, equal, equal_ok, handled, integral, is_png, normal, output, wait},
 };
 use crate::support::Installed;
+
+/// Types, what is missing, what is null, what is nested, what is mixed; and a batch that fails.
+async fn columns(host: &Host, plugin: &str) -> Result<(), String> {
+    let rows = [
+        json!({ "n": 1, "text": "é🦀 \"x\"", "flag": true, "float": 0.1, "mixed": 1 }),
+        json!({ "n": 2, "text": null, "flag": false, "nested": { "k": "v" }, "mixed": "a" }),
+        json!({ "text": "NA", "n": null, "float": -2.5e-7, "later": "x" }),
+        json!({ "n": -3, "text": "", "flag": null, "nested": { "k": "w" }, "mixed": true }),
+    ];
+    let mut news = host.subscribe();
+    for row in &rows {
+        host.emit("conf.columns", row).await.map_err(|error| error.report())?;
+    }
+    for row in &rows {
+        let (id, result) = wait(&mut news, |news| match news {
+            News::Handled { plugin: from, event, result, .. } if **from == *plugin => {
+                Some((event.id.to_string(), serde_json::from_str::<Value>(result.get())))
+            }
+            _ => None,
+        })
+        .await?;
+        let result = result.map_err(|error| error.to_string())?;
+        equal(result["id"].clone(), json!(id))?;
+        for name in ["text", "flag", "float", "nested", "mixed", "later"] {
+            equal(normal(json!([name, result[name]])), normal(json!([name, row[name]])))?;
+        }
+        equal(normal(result["n"].clone()), json!(row["n"].as_i64().map(|n| n * 2)))?;
+    }
+    host.emit("conf.columns", &json!({ "fail": 1, "n": 1 })).await.map_err(|error| error.report())?;
+    let kind = wait(&mut news, |news| match news {
+        News::Failed { plugin: from, error, .. } if **from == *plugin => Some(error.kind),
+        _ => None,
+    });
+    equal(json!(kind.await?), json!("Raised"))
+}
+
+/// A column of one value is a column.
+async fn column_of_one(host: &Host, plugin: &str) -> Result<(), String> {
+    let mut news = host.subscribe();
+    let row = json!({ "n": 21, "text": "one", "flag": true, "nested": { "k": "v" } });
+    host.emit("conf.columns", &row).await.map_err(|error| error.report())?;
+    let mut result = handled(&mut news, plugin, "conf.columns").await?;
+    result["id"].take();
+    equal(normal(result), json!({ "n": 42, "text": "one", "flag": true, "nested": { "k": "v" }, "id": null }))
+}
 
 pub async fn main_cases(subject: &Subject, report: &mut Report) {
     let other = Installed::look().has("python");
@@ -268,6 +313,10 @@ pub async fn main_cases(subject: &Subject, report: &mut Report) {
             Ok(())
         })
         .await;
+    if has(HandlerKind::On, "conf.columns") {
+        report.case("columns", columns(&host, &plugin)).await;
+        report.case("columns one by one", column_of_one(&host, &plugin)).await;
+    }
     if has(HandlerKind::On, "conf.async") {
         report
             .case("async handler", async {

@@ -103,6 +103,10 @@ impl Subject {
         let mut permissions = permissions;
         permissions.insert("call".into(), call.into());
         manifest.insert("permissions".into(), permissions.into());
+        if let Some(delivery) = manifest.get_mut("delivery").and_then(toml::Value::as_table_mut) {
+            // Batches are those that the cases mean.
+            delivery.insert("linger".into(), "50ms".into());
+        }
         let mut limits = toml::Table::new();
         limits.insert("timeout".into(), timeout.into());
         limits.insert("startup".into(), "120s".into());

@@ -15,6 +15,7 @@ import time
 import uuid
 
 import zmq
+from middle import HARMLESS, Middle
 
 with open(sys.argv[1]) as file:
     INFO = json.load(file)
@@ -87,12 +88,21 @@ def noise_before(frames, msg_type, content, parent):
 class Sockets:
     def __init__(self):
         context = zmq.Context()
+        self.middles = {}
 
         def bind(kind, port):
             socket = context.socket(kind)
             socket.linger = 0
             socket.sndhwm = 0
-            socket.bind(f"{INFO['transport']}://{INFO['ip']}:{INFO[port]}")
+            # `wire`, or `wire GREETING|- WORD|- CHANNEL`.
+            mode, *wants = MODE.split(" ")
+            channel = port.removesuffix("_port")
+            if mode != "wire":
+                socket.bind(f"{INFO['transport']}://{INFO['ip']}:{INFO[port]}")
+            else:
+                to = socket.bind_to_random_port("tcp://127.0.0.1")
+                wants = [want if want != "-" else None for want in wants[:2]] if channel in wants[2:] else []
+                self.middles[channel] = Middle(INFO[port], to, *wants)
             return socket
 
         self.shell, self.control = bind(zmq.ROUTER, "shell_port"), bind(zmq.ROUTER, "control_port")
@@ -260,6 +270,14 @@ class Shim:
         MODE = params["data"]["mode"]
         return "done"
 
+    def do_wire(self, id, params):
+        """Says something on a channel that its socket never would."""
+        time.sleep(0.1)
+        self.sockets.middles[params["data"]["channel"]].say(params["data"]["word"])
+        if params["data"]["channel"] != "iopub" and params["data"]["word"] not in HARMLESS:
+            wait_for_ever()
+        return "done"
+
     def do_die(self, id, params):
         os._exit(7)
 
@@ -360,9 +378,18 @@ class Shim:
         os._exit(7)
 
     def do_flood_iopub(self, id, params):
-        for _ in range(params["data"]["count"]):
-            content = {"name": "stdout", "text": "x" * 50 + "\n"}
-            self.sockets.send(self.sockets.iopub, b"", "stream", content, self.parent)
+        """As `Sockets.send`, with all but the id made once, so that it is the host that has to be quick."""
+        content = {"name": "stdout", "text": "x" * 50 + "\n"}
+        _, header, *rest = frames_of("stream", content, self.parent, "<id>")
+        before, after = header.split(b"<id>")
+        begun = hmac.new(KEY, digestmod=hashlib.sha256)
+        tail = after + b"".join(rest)
+        for number in range(params["data"]["count"]):
+            head = b"%sflood %d" % (before, number)
+            signature = begun.copy()
+            signature.update(head + tail)
+            frames = [b"topic", b"<IDS|MSG>", signature.hexdigest().encode(), head + after, *rest]
+            self.sockets.iopub.send_multipart(frames)
         return "done"
 
     def do_flood_log(self, id, params):

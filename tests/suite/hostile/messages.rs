@@ -1,9 +1,17 @@
 //! Messages that are refused change nothing and are counted; floods end.
 
-use std::time::{Duration, Instant};
+use std::{
+    sync::{
+        Arc,
+        atomic::{AtomicU64, Ordering},
+    },
+    time::{Duration, Instant},
+};
 
 use kernelbridge::{
     client::{ClientError, KernelClient},
+    host::{News, Subscription},
+    plugin::PluginNews,
     wire::content::{ExecuteRequest, Status},
 };
 use serde_json::json;
@@ -11,10 +19,8 @@ use serde_json::json;
 use super::{DEADLINE, Rig, emit};
 use crate::support::resident_bytes;
 
-/// How much a flood brings. A million of each takes some minutes: `KERNELBRIDGE_TEST_FLOOD=1000000`.
-fn flood() -> u64 {
-    std::env::var("KERNELBRIDGE_TEST_FLOOD").map_or(20_000, |count| count.parse().expect("a number"))
-}
+/// How much each flood brings. With `KERNELBRIDGE_TEST_FLOOD=1000000` each brings a million, which takes some minutes.
+const FLOODS: [(&str, u64); 3] = [("flood-iopub", 200_000), ("flood-log", 20_000), ("flood-prompts", 20_000)];
 
 /// How many bad messages `kernel.py` sends for each good one in mode `noise`: ten kinds of nonsense and a replay.
 const REFUSED: u64 = 11;
@@ -67,10 +73,14 @@ async fn floods_end_and_stay_outside() {
     let plugins = [rig.plugin_with("bad", "good", "pipe", timeout), rig.plugin("good", "good", "pipe")];
     let host = rig.host(&plugins).await.expect("a host");
     let mut news = host.subscribe();
+    let told = Arc::new(AtomicU64::new(0));
+    let counting = tokio::spawn(count_outputs(host.subscribe(), told.clone()));
     let mut handled = 0;
-    for what in ["flood-iopub", "flood-log", "flood-prompts"] {
+    let wanted = std::env::var("KERNELBRIDGE_TEST_FLOOD").map(|count| count.parse().expect("a number"));
+    for (what, count) in FLOODS {
+        let count = wanted.as_ref().copied().unwrap_or(count);
         let (before, began) = (resident_bytes(), Instant::now());
-        host.emit("bad.do", &json!({ "do": what, "count": flood() })).await.expect("accepted");
+        host.emit("bad.do", &json!({ "do": what, "count": count })).await.expect("accepted");
         let mut slowest = Duration::ZERO;
         let mut peak = before;
         while host.stats()[0].1.handled == handled {
@@ -82,16 +92,37 @@ async fn floods_end_and_stay_outside() {
         }
         handled += 1;
         println!(
-            "{what}: {:?}, {} MB more, the other plugin's slowest {slowest:?}",
+            "{count} of {what}: {:?}, {} MB more, the other plugin's slowest {slowest:?}",
             began.elapsed(),
             (peak - before) >> 20
         );
         assert!(peak - before < 400 << 20, "{what}: {} bytes more", peak - before);
         emit(&host, &mut news, "bad.ok", json!(what)).await.expect("handled");
         handled += 1;
+        // What is left of it on iopub.
+        while what == "flood-iopub" && told.load(Ordering::Relaxed) < count {
+            assert!(began.elapsed() < timeout, "{told:?} of {count} came");
+            let grown = resident_bytes().saturating_sub(before);
+            assert!(grown < 400 << 20, "{what}: {grown} bytes more");
+            tokio::time::sleep(Duration::from_millis(20)).await;
+        }
+        println!("all of it: {:?}, {} MB more", began.elapsed(), resident_bytes().saturating_sub(before) >> 20);
     }
     host.shutdown().await;
+    counting.await.expect("no panic");
     rig.assert_nothing_left();
+}
+
+/// Outputs that came, or of which it was told that they were dropped.
+async fn count_outputs(mut news: Subscription, told: Arc<AtomicU64>) {
+    while let Some(news) = news.next().await {
+        let outputs = match news {
+            News::Plugin { news: PluginNews::Output(_), .. } => 1,
+            News::Plugin { news: PluginNews::OutputDropped { outputs, .. }, .. } | News::Missed(outputs) => outputs,
+            _ => 0,
+        };
+        told.fetch_add(outputs, Ordering::Relaxed);
+    }
 }
 
 /// SIGTERM and `shutdown_request` are ignored, and children of other sessions hold its pipes.

@@ -4,6 +4,7 @@ use std::time::{Duration, Instant};
 
 use futures_util::{StreamExt, stream};
 use kernelbridge::{
+    channels::ChannelError,
     client::ClientError,
     host::{BuildError, News},
     plugin::LoadError,
@@ -15,7 +16,7 @@ use serde_json::json;
 use super::{DEADLINE, Rig, STARTUP, emit};
 
 /// How a plugin could not be loaded, in one word or two.
-fn outcome(error: &BuildError) -> String {
+pub fn outcome(error: &BuildError) -> String {
     let BuildError::Load { source, .. } = error else {
         return if matches!(error, BuildError::Topic { .. }) { "topic".into() } else { format!("{error:?}") };
     };
@@ -24,6 +25,10 @@ fn outcome(error: &BuildError) -> String {
         LoadError::Client(ClientError::Deaf { missing, .. }) => format!("deaf: {missing}"),
         LoadError::Client(ClientError::Gone { exit, .. }) => format!("gone: {exit}"),
         LoadError::Client(ClientError::Timeout { msg_type, .. }) => format!("timeout: {msg_type}"),
+        LoadError::Client(ClientError::Channel(ChannelError::Handshake { source, .. })) => {
+            format!("handshake: {source}")
+        }
+        LoadError::Client(ClientError::Channel(error)) => format!("channel: {error}"),
         LoadError::Client(ClientError::Content(error)) => format!("content: {}", error.msg_type),
         LoadError::Shim { reason, .. } => format!("shim: {reason}"),
         LoadError::NoCarrier { tried, .. } => format!("no carrier: {:?}", tried[0].1.kind),

@@ -5,13 +5,14 @@
 
 use std::str::from_utf8;
 
-use bytes::BytesMut;
+use bytes::{Bytes, BytesMut};
 use kernelbridge::{
     kernelspec::Kernelspec,
     language::Language,
     manifest::Manifest,
     notebook::Notebook,
     rpc::{Inbound, Plea, take_frame},
+    zmtp::{Command, Decoder, Item, Limits, ProtocolError, encode, encode_command, take_greeting},
 };
 use serde_json::{Value, value::RawValue};
 
@@ -115,6 +116,66 @@ pub fn frames(bytes: &[u8]) -> bool {
     });
     assert_eq!((again, slow_end), (found, end));
     end.is_none()
+}
+
+/// What comes from a kernel's socket, greeting first: the same in one piece and byte by byte.
+pub fn zmtp(bytes: &[u8]) -> bool {
+    const LIMITS: Limits = Limits { message_bytes: 1000, frames: 20, command_bytes: 100, absurd_bytes: 1 << 16 };
+    let read = |piece: usize| {
+        let (mut read, mut decoder) = (BytesMut::new(), Decoder::new(LIMITS));
+        let (mut is_greeted, mut items) = (false, Vec::new());
+        for piece in bytes.chunks(piece) {
+            read.extend_from_slice(piece);
+            if !is_greeted {
+                match take_greeting(&mut read) {
+                    Ok(None) => continue,
+                    Ok(Some(greeting)) => is_greeted = greeting.version.0 >= 3,
+                    Err(error) => return (items, !says_why(&error)),
+                }
+            }
+            loop {
+                match decoder.take(&mut read) {
+                    Ok(Some(item)) => items.push(item),
+                    Ok(None) => break,
+                    Err(error @ ProtocolError::Absurd { size_bytes }) => {
+                        assert!(size_bytes > LIMITS.absurd_bytes);
+                        return (items, !says_why(&error));
+                    }
+                    Err(error) => return (items, !says_why(&error)),
+                }
+            }
+            // One frame or its announcement.
+            assert!(read.len() < LIMITS.message_bytes + 9, "{} bytes are kept", read.len());
+        }
+        (items, false)
+    };
+    let (items, is_broken) = read(1);
+    assert_eq!((&items, is_broken), (&read(17).0, read(17).1));
+    let mut again = BytesMut::new();
+    for item in &items {
+        match item {
+            Item::Message(frames) => {
+                assert!((1..=LIMITS.frames).contains(&frames.len()));
+                assert!(frames.iter().map(Bytes::len).sum::<usize>() <= LIMITS.message_bytes);
+                encode(frames.clone()).iter().for_each(|piece| again.extend_from_slice(piece));
+            }
+            Item::Command(body) => {
+                assert!(body.len() <= LIMITS.command_bytes);
+                if let Err(error) = Command::parse(body.clone()) {
+                    says_why(&error);
+                }
+                again.extend_from_slice(&encode_command(body));
+            }
+            Item::Refused(refusal) => drop(says_why(refusal)),
+        }
+    }
+    // What was accepted is written and read as the same.
+    let mut decoder = Decoder::new(LIMITS);
+    for item in items.iter().filter(|item| !matches!(item, Item::Refused(_))) {
+        assert_eq!(decoder.take(&mut again).as_ref(), Ok(&Some(item.clone())));
+    }
+    assert!(again.is_empty());
+    !is_broken
 }
 
 fn says_why(error: &impl std::error::Error) -> bool {

@@ -7,7 +7,9 @@ misbehave <- function(what) {
 }
 
 bridge$on("chaos", function(event) {
-  cat(event$data$n, "\n", sep = "", file = bridge$config$log, append = TRUE)
+  note <- function(what) cat(sprintf("%d%s\n", as.integer(event$data$n), what), file = bridge$config$log, append = TRUE)
+  note("")
   if (event$attempt == 1 || event$data$always) misbehave(event$data$what)
+  note(" done")
   event$data$n
 })

@@ -9,5 +9,6 @@ function misbehave(what) {
 bridge.on("chaos", ({ data: { n, what, always }, attempt }) => {
   Deno.writeTextFileSync(bridge.config.log, `${n}\n`, { append: true });
   if (attempt === 1 || always) misbehave(what);
+  Deno.writeTextFileSync(bridge.config.log, `${n} done\n`, { append: true });
   return n;
 });

@@ -12,6 +12,8 @@ end
 bridge.on("chaos", function(event)
   local log <close> = io.open(bridge.config.log, "a")
   log:write(event.data.n, "\n")
+  log:flush()
   if event.attempt == 1 or event.data.always then misbehave(event.data.what) end
+  log:write(event.data.n, " done\n")
   return event.data.n
 end)

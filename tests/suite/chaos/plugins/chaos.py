@@ -8,6 +8,7 @@ def chaos(event):
     log.write("%d\n" % event.data["n"])
     if event.attempt == 1 or event.data["always"]:
         misbehave(event.data["what"])
+    log.write("%d done\n" % event.data["n"])
     return event.data["n"]
 
 

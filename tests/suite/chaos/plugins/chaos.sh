@@ -17,6 +17,7 @@ chaos() {
   bridge_get "$data" always; always=$REPLY
   echo "$n" >>"$log"
   if [[ $BRIDGE_ATTEMPT == 1 || $always == true ]]; then misbehave "$what" || return; fi
+  echo "$n done" >>"$log"
   bridge_return "$n"
 }
 bridge_on chaos chaos

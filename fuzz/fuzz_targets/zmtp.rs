@@ -1,0 +1,13 @@
+//! What comes from a kernel's socket.
+//!
+//! `cargo +nightly fuzz run zmtp -- -max_len=8192`
+
+#![no_main]
+#![allow(dead_code, reason = "each target uses one function")]
+
+#[path = "../../tests/suite/parsers/exercise.rs"]
+mod exercise;
+
+use libfuzzer_sys::fuzz_target;
+
+fuzz_target!(|input: &[u8]| drop(exercise::zmtp(input)));

@@ -1,0 +1,82 @@
+//! How a batch is handed over: as the shim can take it best, and what came of it.
+
+use std::time::Instant;
+
+use crate::{
+    chain::Chain,
+    host::{
+        instance::Loaded,
+        worker::{Outcome, Outcomes, Worker, body},
+    },
+    rpc::{self, Batch, Columns, DeliverBatch, Done, ErrorKind, RpcError},
+};
+
+impl Worker {
+    /// The load, all for one handler of batches.
+    pub(super) async fn attempt_batch(
+        &self,
+        loaded: &Loaded,
+        chain: &Chain,
+        began: Instant,
+    ) -> Result<Outcomes, RpcError> {
+        let (load, instance) = (&self.load, &self.lane().instance);
+        let subscriber = &load[0].subscriber;
+        let result = if subscriber.columns || loaded.plugin.has_feature(rpc::ROWS) {
+            let (method, batch) = self.batch(chain);
+            instance.ask(loaded, method, &batch, chain, chain.deadline).await
+        } else {
+            let events = load.iter().map(|delivery| body(delivery, None)).collect();
+            let params = DeliverBatch { handler: subscriber.id, chain: &chain.path, events };
+            instance.ask(loaded, "events", &params, chain, chain.deadline).await
+        };
+        let elapsed = began.elapsed();
+        self.entry.meter.took(elapsed);
+        match result.and_then(|result| Done::read(&result, load.len())) {
+            Ok(Done::All(results)) => Ok(Outcomes::All { results, elapsed }),
+            Ok(Done::Each(outcomes)) => {
+                Ok(Outcomes::Each(outcomes.into_iter().map(|outcome| self.outcome(outcome, elapsed)).collect()))
+            }
+            // The handler raised on the batch as a whole.
+            Err(error) if error.kind == ErrorKind::Raised => {
+                let all = load.iter().map(|_| Outcome { result: Err(error.clone()), elapsed });
+                Ok(Outcomes::Each(all.collect()))
+            }
+            Err(error) => Err(error.in_plugin(&self.entry.name)),
+        }
+    }
+
+    fn batch<'a>(&'a self, chain: &'a Chain) -> (&'static str, Batch<'a>) {
+        let load = &self.load;
+        let mut batch = Batch {
+            handler: load[0].subscriber.id,
+            chain: &chain.path,
+            count: load.len(),
+            ids: rpc::Ids::default(),
+            topics: rpc::Runs::default(),
+            times: rpc::Runs::default(),
+            attempts: rpc::Runs::default(),
+            keys: rpc::Runs::default(),
+            mixed: Vec::new(),
+            data: None,
+            columns: None,
+        };
+        for delivery in load {
+            batch.ids.push(&delivery.event.id);
+            batch.topics.push(&*delivery.event.topic);
+            batch.times.push(&*delivery.event.time);
+            batch.attempts.push(delivery.attempt);
+            batch.keys.push(delivery.event.key.as_deref());
+        }
+        let data = load.iter().map(|delivery| &*delivery.event.data);
+        if load[0].subscriber.columns {
+            let mut columns = Columns::default();
+            columns.extend(data);
+            batch.mixed = columns.mixed();
+            batch.columns = Some(columns);
+            ("columns", batch)
+        } else {
+            batch.data = Some(data.collect());
+            ("rows", batch)
+        }
+    }
+}

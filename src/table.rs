@@ -1,0 +1,176 @@
+//! Tables: record batches of Apache Arrow, as IPC streams and as rows of JSON.
+//!
+//! Pure: where the bytes of a stream come from is the business of others.
+
+use std::panic::{AssertUnwindSafe, catch_unwind};
+
+use arrow_array::{Array, ArrayAccessor, cast::AsArray, types};
+use arrow_ipc::{reader::StreamReader, writer::StreamWriter};
+use arrow_schema::{ArrowError, DataType};
+use serde_json::{
+    Value,
+    value::{RawValue, to_raw_value},
+};
+
+pub use arrow_array::RecordBatch;
+
+/// Why something is no table, or a table cannot be sent.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum TableError {
+    /// Arrow refuses it.
+    #[error("no Arrow IPC stream: {0}")]
+    Stream(#[from] ArrowError),
+    /// It is broken in a way that Arrow does not expect.
+    #[error("no Arrow IPC stream: it is broken")]
+    Broken,
+    /// A column of a type that has no JSON form here.
+    #[error("column `{column}` is of type {data_type}, which has no JSON form; rows have numbers, booleans and text")]
+    NoJson {
+        /// The column's name.
+        column: String,
+        /// Its type.
+        data_type: DataType,
+    },
+}
+
+/// The table as an Arrow IPC stream.
+///
+/// # Errors
+///
+/// - [`TableError::Stream`] when Arrow cannot write it.
+pub fn write(table: &RecordBatch) -> Result<Vec<u8>, TableError> {
+    let mut bytes = Vec::with_capacity(table.get_array_memory_size() + 1024);
+    let mut writer = StreamWriter::try_new(&mut bytes, &table.schema())?;
+    writer.write(table)?;
+    writer.finish()?;
+    drop(writer);
+    Ok(bytes)
+}
+
+/// The table that an Arrow IPC stream holds; several batches become one.
+///
+/// # Errors
+///
+/// - [`TableError::Stream`] and [`TableError::Broken`] when it is none.
+pub fn read(bytes: &[u8]) -> Result<RecordBatch, TableError> {
+    // A kernel may write anything, and what Arrow checks by panicking must not end us.
+    let read = catch_unwind(AssertUnwindSafe(|| {
+        let reader = StreamReader::try_new(bytes, None)?;
+        let schema = reader.schema();
+        let mut batches = reader.collect::<Result<Vec<_>, _>>()?;
+        match batches.len() {
+            1 => Ok(batches.remove(0)),
+            _ => arrow_select::concat::concat_batches(&schema, &batches),
+        }
+    }));
+    Ok(read.map_err(|_| TableError::Broken)??)
+}
+
+/// The table as one JSON object for each row.
+///
+/// # Errors
+///
+/// - [`TableError::NoJson`] for columns that are neither numbers nor booleans nor text.
+pub fn rows(table: &RecordBatch) -> Result<Vec<Box<RawValue>>, TableError> {
+    let (schema, mut columns) = (table.schema(), Vec::new());
+    for (field, column) in schema.fields().iter().zip(table.columns()) {
+        let values = values(column)
+            .ok_or_else(|| TableError::NoJson { column: field.name().clone(), data_type: field.data_type().clone() })?;
+        columns.push((field.name(), values.into_iter()));
+    }
+    let mut rows = Vec::with_capacity(table.num_rows());
+    for _ in 0..table.num_rows() {
+        let row: serde_json::Map<String, Value> =
+            columns.iter_mut().map(|(name, values)| ((*name).clone(), values.next().unwrap_or_default())).collect();
+        // A map of JSON values can always be written.
+        rows.push(to_raw_value(&row).unwrap_or_else(|_| RawValue::NULL.to_owned()));
+    }
+    Ok(rows)
+}
+
+fn values(column: &dyn Array) -> Option<Vec<Value>> {
+    fn each<A: ArrayAccessor>(array: A, value: impl Fn(A::Item) -> Value) -> Vec<Value> {
+        (0..array.len()).map(|at| if array.is_null(at) { Value::Null } else { value(array.value(at)) }).collect()
+    }
+    macro_rules! numbers {
+        ($type:ident) => {
+            each(column.as_primitive::<types::$type>(), Value::from)
+        };
+    }
+    Some(match column.data_type() {
+        DataType::Null => vec![Value::Null; column.len()],
+        DataType::Boolean => each(column.as_boolean(), Value::from),
+        DataType::Int8 => numbers!(Int8Type),
+        DataType::Int16 => numbers!(Int16Type),
+        DataType::Int32 => numbers!(Int32Type),
+        DataType::Int64 => numbers!(Int64Type),
+        DataType::UInt8 => numbers!(UInt8Type),
+        DataType::UInt16 => numbers!(UInt16Type),
+        DataType::UInt32 => numbers!(UInt32Type),
+        DataType::UInt64 => numbers!(UInt64Type),
+        DataType::Float32 => numbers!(Float32Type),
+        DataType::Float64 => numbers!(Float64Type),
+        DataType::Utf8 => each(column.as_string::<i32>(), Value::from),
+        DataType::LargeUtf8 => each(column.as_string::<i64>(), Value::from),
+        DataType::Utf8View => each(column.as_string_view(), Value::from),
+        _ => return None,
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Arc;
+
+    use arrow_array::{BooleanArray, Float64Array, Int64Array, ListArray, StringArray, types::Int32Type};
+    use proptest::prelude::*;
+
+    use super::*;
+
+    fn table() -> RecordBatch {
+        let columns: [(&str, Arc<dyn Array>); 4] = [
+            ("id", Arc::new(Int64Array::from(vec![Some(1), None, Some(-3)]))),
+            ("text", Arc::new(StringArray::from(vec![Some("é"), Some(""), None]))),
+            ("value", Arc::new(Float64Array::from(vec![0.5, f64::NAN, -0.0]))),
+            ("flag", Arc::new(BooleanArray::from(vec![Some(true), None, Some(false)]))),
+        ];
+        RecordBatch::try_from_iter(columns).expect("a table")
+    }
+
+    #[test]
+    fn tables_survive_a_stream_whole_and_in_parts() {
+        let table = table();
+        assert_eq!(read(&write(&table).expect("written")).expect("read"), table);
+        let part = table.slice(1, 2);
+        assert_eq!(read(&write(&part).expect("written")).expect("read"), part);
+        let none = table.slice(0, 0);
+        assert_eq!(read(&write(&none).expect("written")).expect("read").num_rows(), 0);
+    }
+
+    #[test]
+    fn rows_are_objects() {
+        let rows = rows(&table()).expect("rows");
+        assert_eq!(
+            rows.iter().map(|row| row.get()).collect::<Vec<_>>(),
+            [
+                r#"{"id":1,"text":"é","value":0.5,"flag":true}"#,
+                r#"{"id":null,"text":"","value":null,"flag":null}"#,
+                r#"{"id":-3,"text":null,"value":-0.0,"flag":false}"#,
+            ]
+        );
+        let list: Arc<dyn Array> = Arc::new(ListArray::from_iter_primitive::<Int32Type, _, _>([Some(vec![Some(1)])]));
+        let nested = RecordBatch::try_from_iter([("l", list)]).expect("a table");
+        assert!(matches!(super::rows(&nested), Err(TableError::NoJson { column, .. }) if column == "l"));
+    }
+
+    proptest! {
+        #[test]
+        fn broken_streams_are_errors_never_panics(cut in 0usize..2000, at in 0usize..2000, byte in any::<u8>()) {
+            let mut bytes = write(&table()).expect("written");
+            let length = bytes.len();
+            bytes[at % length] = byte;
+            bytes.truncate(cut % length);
+            drop(read(&bytes));
+        }
+    }
+}
