@@ -21,6 +21,18 @@ bridge.on("bench.one", (event: { data: Record }) => work(event.data));
 
 bridge.on("bench.many", (events: { data: Record }[]) => events.map((event) => work(event.data)), { batch: 1000 });
 
+interface Columns {
+  id: number[];
+  text: string[];
+  value: number[];
+}
+
+bridge.on("bench.columns", (table: Columns) => ({
+  id: table.id,
+  text: table.text.map((text) => text.toUpperCase()),
+  value: table.value.map((value) => value + 1),
+}), { batch: "columns" });
+
 bridge.export("nested", (record: Record) => {
   return { ...work(record), value: bridge.call("host.plus_one", record.value) };
 });

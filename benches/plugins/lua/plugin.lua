@@ -26,6 +26,21 @@ bridge.on("bench.many", function(events)
   return answers
 end, { batch = 1000 })
 
+local function each(list, change)
+  local changed = bridge.array()
+  for index, item in ipairs(list) do
+    changed[index] = change(item)
+  end
+  return changed
+end
+
+bridge.on("bench.columns", function(columns)
+  local function plus_one(value)
+    return value + 1
+  end
+  return { id = columns.id, text = each(columns.text, string.upper), value = each(columns.value, plus_one) }
+end, { batch = "columns" })
+
 bridge.export("nested", function(record)
   local answer = work(record)
   answer.value = bridge.call("host.plus_one", record.value)

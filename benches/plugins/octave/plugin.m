@@ -26,6 +26,11 @@ function answer = nested (record)
   answer.value = bridge_call ("host.plus_one", record.value);
 endfunction
 
+function table = columns (table)
+  table.text = upper (table.text);
+  table.value += 1;
+endfunction
+
 function value = calls (count)
   value = 0;
   for i = 1:count
@@ -47,3 +52,4 @@ bridge_export ("calls", @calls);
 bridge_export ("nest", @nest);
 bridge_on ("bench.one", @(event) work (event.data));
 bridge_on ("bench.many", @many, "batch", 1000);
+bridge_on ("bench.columns", @columns, "batch", "columns");

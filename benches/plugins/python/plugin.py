@@ -25,6 +25,19 @@ def many(events):
     return [work(event["data"]) for event in events]
 
 
+@bridge.on("bench.columns", batch="columns")
+def columns(table):
+    return {"id": table["id"], "text": [*map(str.upper, table["text"])], "value": [it + 1 for it in table["value"]]}
+
+
+@bridge.export
+def table(table):
+    import pyarrow.compute as compute
+
+    table = table.set_column(1, "text", compute.utf8_upper(table.column("text")))
+    return table.set_column(2, "value", compute.add(table.column("value"), 1))
+
+
 @bridge.export
 def nested(record):
     answer = work(record)

@@ -10,6 +10,12 @@ bridge$on("bench.one", function(event) work(event$data))
 
 bridge$on("bench.many", batch = 1000, function(events) lapply(events, function(event) work(event$data)))
 
+bridge$on("bench.columns", batch = "columns", function(table) {
+  table$text <- toupper(table$text)
+  table$value <- table$value + 1
+  table
+})
+
 bridge$export("nested", function(record) {
   answer <- work(record)
   answer$value <- bridge$call("host.plus_one", record$value)

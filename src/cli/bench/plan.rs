@@ -4,7 +4,10 @@ use std::time::Duration;
 
 use anyhow::bail;
 
-use super::{peers::Road, system::Measure};
+use super::{
+    peers::{Lines, Raw, Redpanda, Road},
+    system::Measure,
+};
 use crate::cli::args::BenchArgs;
 
 /// The parts of a run; each is a process of its own, so that none inherits another's memory or core.
@@ -32,14 +35,24 @@ pub(super) struct Plan {
     pub instances: Vec<u32>,
     pub quick: bool,
     /// Names of sections, measures and systems; an empty list is all of them.
-    only: [Vec<String>; 3],
+    only: [Vec<Name>; 3],
+}
+
+/// What was typed after `--only`.
+#[derive(Debug, Clone)]
+enum Name {
+    /// One whole name: `unary` is not `unary + host call`.
+    Whole(String),
+    /// A part of some.
+    Part(String),
 }
 
 impl Plan {
     pub fn new(args: &BenchArgs) -> anyhow::Result<Self> {
-        let mut only: [Vec<String>; 3] = Default::default();
+        let mut only: [Vec<Name>; 3] = Default::default();
         for name in &args.only {
-            only[kind_of(name)?].push(name.to_lowercase());
+            let (kind, name) = meant(name)?;
+            only[kind].push(name);
         }
         let plan = if args.quick {
             Self {
@@ -69,8 +82,7 @@ impl Plan {
 
     /// Is this part of the run?
     pub fn wants_section(&self, section: &str) -> bool {
-        // Whole names: `pinned` is a part of `unpinned`.
-        self.only[0].is_empty() || self.only[0].iter().any(|name| name == section)
+        matches(&self.only[0], section)
     }
 
     /// Is this system to be started?
@@ -84,27 +96,60 @@ impl Plan {
     }
 }
 
-fn matches(only: &[String], name: &str) -> bool {
+fn matches(only: &[Name], name: &str) -> bool {
     let name = name.to_lowercase();
-    only.is_empty() || only.iter().any(|part| name.contains(part.as_str()))
+    only.is_empty()
+        || only.iter().any(|only| match only {
+            Name::Whole(whole) => *whole == name,
+            Name::Part(part) => name.contains(part.as_str()),
+        })
 }
 
-/// Whether a name is of a section, a measure or a system, by the first that it is part of.
-fn kind_of(name: &str) -> anyhow::Result<usize> {
+/// Whether a section, a measure or a system is meant: a whole name before a part of one.
+fn meant(typed: &str) -> anyhow::Result<(usize, Name)> {
     let sections = SECTIONS.iter().map(|(section, _)| (*section).to_owned()).collect();
     let measures = Measure::all().into_iter().map(Measure::name).collect();
-    let peers = ["JSON lines over pipes", "gRPC sync, stream", "gRPC aio, stream", "Redpanda SDK"];
-    let more = ["jupyter_client execute comm stdin", "unix socket, Rust echo, Python echo, Python handler"];
-    let systems = peers.into_iter().chain(more).map(str::to_owned).chain(Road::all().into_iter().map(Road::name));
-    let kinds: [Vec<String>; 3] = [sections, measures, systems.collect()];
-    let part = [name.to_lowercase()];
-    // A whole name before a part of one.
-    let whole = kinds.iter().position(|names| names.iter().any(|whole| whole.eq_ignore_ascii_case(name)));
-    let is_part = |names: &Vec<String>| names.iter().any(|whole| matches(&part, whole));
-    match whole.or_else(|| (1..kinds.len()).find(|kind| is_part(&kinds[*kind]))) {
-        Some(kind) => Ok(kind),
-        None => {
-            bail!("nothing is called `{name}`; sections: {}; measures: {}", kinds[0].join(", "), kinds[1].join(", "))
-        }
+    let kinds: [Vec<String>; 3] = [sections, measures, systems()];
+    let name = typed.to_lowercase();
+    if let Some(kind) = kinds.iter().position(|names| names.iter().any(|whole| whole.to_lowercase() == name)) {
+        return Ok((kind, Name::Whole(name)));
+    }
+    match kinds.iter().position(|names| names.iter().any(|whole| whole.to_lowercase().contains(&name))) {
+        Some(kind) => Ok((kind, Name::Part(name))),
+        None => bail!(
+            "nothing is called `{typed}`\nhint: sections are {}; measures are {}; systems are {}",
+            kinds[0].join(", "),
+            kinds[1].join(", "),
+            kinds[2].join(", ")
+        ),
+    }
+}
+
+/// All systems, whether they are on this machine or not.
+fn systems() -> Vec<String> {
+    let raw = [Raw::RustEcho, Raw::PythonEcho, Raw::PythonWork].map(Raw::name);
+    let peers = [Lines::NAME, Redpanda::NAME, "gRPC sync", "gRPC aio", "gRPC sync, stream", "gRPC aio, stream"];
+    let jupyter = ["jupyter_client execute", "jupyter_client comm", "jupyter_client stdin"];
+    let peers = raw.into_iter().chain(peers).chain(jupyter).map(str::to_owned);
+    peers.chain(Road::all().into_iter().map(Road::name)).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_whole_name_is_meant_before_a_part() {
+        let names = |typed: &str| {
+            let (kind, name) = meant(typed).expect("it is there");
+            let all = [
+                vec!["pinned".to_owned(), "unpinned".to_owned()],
+                vec!["unary".into(), "unary + host call".into()],
+                systems(),
+            ];
+            all[kind].iter().filter(|other| matches(std::slice::from_ref(&name), other)).count()
+        };
+        assert_eq!([names("pinned"), names("unary"), names("grpc sync"), names("gRPC")], [1, 1, 1, 4]);
+        assert!(meant("nonsense").is_err());
     }
 }

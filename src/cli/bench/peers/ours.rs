@@ -3,10 +3,12 @@
 use std::{
     fs,
     path::{Path, PathBuf},
-    time::Instant,
+    sync::Arc,
+    time::{Duration, Instant},
 };
 
 use anyhow::{Context, bail, ensure};
+use arrow_array::{ArrayRef, Int64Array, RecordBatch, StringArray};
 use base64::{Engine, prelude::BASE64_STANDARD};
 use futures_util::{StreamExt, stream::FuturesUnordered};
 use serde_json::json;
@@ -34,7 +36,10 @@ pub(in crate::cli::bench) struct Road {
 /// How messages reach a plugin: the activations over carrier `pipe`, and carrier `jupyter`.
 const WAYS: [&str; 4] = ["loop", "thread", "execute", "jupyter"];
 
-/// A way to `plugin.toml`: what one manifest says.
+/// How long a kernel may take until it is at hand.
+const WARM: Duration = Duration::from_secs(60);
+
+/// The plugins' entries.
 const SOURCES: [(&str, &str); 6] = [
     ("python", "plugin.py"),
     ("r", "plugin.R"),
@@ -106,6 +111,28 @@ impl Ours {
         }
     }
 
+    /// As [`Ours::start`], into a kernel that is at hand already; `began` is told when it is.
+    pub async fn start_warm(kit: &Kit) -> anyhow::Result<(Self, Instant)> {
+        let road = Road { language: "python", way: "auto" };
+        let dir = tempfile::tempdir()?;
+        road.plugin(dir.path(), "bench", kit, "")?;
+        // Kernels at hand are of the language's own kernelspec.
+        let file = dir.path().join("plugin.toml");
+        let manifest = fs::read_to_string(&file)?.replace(&format!("kernel = {:?}\n", Kit::KERNELSPEC), "");
+        fs::write(&file, manifest)?;
+        let host = Host::builder().warm("python", 1).build().await?;
+        let deadline = Instant::now() + WARM;
+        while host.spare_processes("python").is_empty() {
+            ensure!(Instant::now() < deadline, "no kernel is at hand after {WARM:?}");
+            tokio::time::sleep(Duration::from_millis(20)).await;
+        }
+        let began = Instant::now();
+        host.load(dir.path()).await?;
+        let ours = Self { road, host, _dir: dir };
+        ours.unary(&Record::new(1)).await?;
+        Ok((ours, began))
+    }
+
     pub fn process_id(&self) -> Option<u32> {
         self.host.plugins().first().map(|plugin| plugin.about.process_id)
     }
@@ -119,10 +146,11 @@ impl Ours {
         record.check(&self.host.call("bench.unary", (record,)).await?)
     }
 
-    async fn messages(&self, records: &[Record]) -> anyhow::Result<()> {
+    /// Events to a handler of batches, emitted together.
+    async fn events(&self, topic: &str, records: &[Record]) -> anyhow::Result<()> {
         let mut news = self.host.subscribe();
         for record in records {
-            self.host.emit("bench.many", record).await?;
+            self.host.emit(topic, record).await?;
         }
         for record in records {
             record.check(&handled(&mut news).await?)?;
@@ -172,6 +200,20 @@ fn is_another_languages(error: &LoadError) -> bool {
     }
 }
 
+/// So many records as a table, and the right answer.
+fn tables(size: usize) -> anyhow::Result<(RecordBatch, RecordBatch)> {
+    let records = Record::many(size);
+    let table = |text: fn(&str) -> String, more: i64| {
+        let ids = Int64Array::from_iter_values(records.iter().map(|record| record.id as i64));
+        let texts = StringArray::from_iter_values(records.iter().map(|record| text(&record.text)));
+        let values = Int64Array::from_iter_values(records.iter().map(|record| record.value + more));
+        let columns: [(&str, ArrayRef); 3] =
+            [("id", Arc::new(ids)), ("text", Arc::new(texts)), ("value", Arc::new(values))];
+        RecordBatch::try_from_iter(columns)
+    };
+    Ok((table(str::to_owned, 0)?, table(str::to_uppercase, 1)?))
+}
+
 /// The next handler's result.
 async fn handled(news: &mut Subscription) -> anyhow::Result<Record> {
     loop {
@@ -209,7 +251,11 @@ impl System for Ours {
         measures.extend([1, 10, 100, 1000].map(Measure::Messages));
         measures.extend([Measure::Nested, Measure::HostCall]);
         measures.extend([1, 10, 50].map(Measure::Nest));
+        if self.road.language != "bash" {
+            measures.push(Measure::Columns(1000));
+        }
         if self.road.language == "python" && self.road.way != "jupyter" {
+            measures.push(Measure::Arrow(1000));
             measures.extend([10, 100].map(Measure::Floats));
         }
         measures
@@ -230,7 +276,7 @@ impl System for Ours {
                     let (record, mut times) = (Record::new(7), Vec::new());
                     for _ in 0..count {
                         // Longer than any turn lingers.
-                        tokio::time::sleep(std::time::Duration::from_millis(250)).await;
+                        tokio::time::sleep(Duration::from_millis(250)).await;
                         let mut news = self.host.subscribe();
                         times.extend(timed!(1, self.event(&mut news, &record).await?)?);
                     }
@@ -244,7 +290,18 @@ impl System for Ours {
                 }
                 Measure::Messages(size) => {
                     let records = Record::many(size);
-                    timed!(count, self.messages(&records).await?)
+                    timed!(count, self.events("bench.many", &records).await?)
+                }
+                Measure::Columns(size) => {
+                    let records = Record::many(size);
+                    timed!(count, self.events("bench.columns", &records).await?)
+                }
+                Measure::Arrow(size) => {
+                    let (table, expected) = tables(size)?;
+                    timed!(count, {
+                        let answer = self.host.call_table("bench.table", &table).await?;
+                        ensure!(answer.columns() == expected.columns(), "a wrong table");
+                    })
                 }
                 Measure::Window => self.window(count).await,
                 Measure::Burst => self.burst(count).await,
