@@ -549,13 +549,16 @@ def _kernelbridge():
         carrier.close()
 
     def arrived(loop):  # called by the kernel's loop when there is something to read
-        while message := receive(asked=0):
-            if now.is_async:
-                loop.create_task(serve_on(loop, message))
-                return
-            serve(message)
-            if not (now.batch or now.carrier.rest):
-                return
+        try:
+            while message := receive(asked=0):
+                if now.is_async:
+                    loop.create_task(serve_on(loop, message))
+                    return
+                serve(message)
+                if not (now.batch or now.carrier.rest):
+                    return
+        except BaseException:  # of the shim's own: the host is to see it at once, as it sees a cell that failed
+            traceback.print_exc()
         leave(loop)
 
     async def serve_on(loop, message):

@@ -205,7 +205,7 @@ impl Plugin {
         graph: SharedGraph,
         began: Instant,
     ) -> Result<Self, LoadError> {
-        let Spare { mut client, carrier: known, startup } = spare;
+        let Spare { mut client, carrier: known, startup, pool } = spare;
         let deadline = began + source.limits.startup;
         let outputs = client.take_outputs();
         // Where its kernel was started already, if nobody kept it at hand for any plugin.
@@ -267,7 +267,6 @@ impl Plugin {
             (None, Some(language), Some(_)) => {
                 let limit_bytes = usize::try_from(source.limits.result_bytes).unwrap_or(usize::MAX);
                 let (carrier, state) = (known.unwrap_or(Carrier::Pipe), State::default());
-                let pool = Pool::get().ok();
                 let outbox = pool.zip(client.process().blobs());
                 let outbox =
                     outbox.map(|(pool, path)| Outbox::open(pool, path, source.sandbox.read_only)).transpose()?;

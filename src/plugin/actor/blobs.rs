@@ -1,5 +1,7 @@
 //! Large values in a plugin's messages: how each carrier and shim gets them, and what is believed of those it sends.
 
+use std::time::{Duration, Instant};
+
 use serde_json::value::RawValue;
 
 use crate::{
@@ -10,6 +12,8 @@ use crate::{
 
 /// Largest array that a shim gets as a list of numbers: some 20 MB of text, for which it may take a second.
 const BY_VALUE_BYTES: u64 = 8 << 20;
+/// How often a standing turn is cleaned up at most.
+const CLEANED_EVERY: Duration = Duration::from_millis(500);
 
 impl Actor {
     /// A value as the shim takes it, if that is another text, and the blobs that have to be held until it was read.
@@ -32,6 +36,15 @@ impl Actor {
     pub(super) fn unpack(&self, json: Box<RawValue>) -> Result<Parcel, RpcError> {
         let outbox = self.outbox.as_ref().filter(|_| self.by_name());
         Ok(blob::adopt(json, outbox, self.limit_bytes as u64)?)
+    }
+
+    /// A standing turn has no end at which to clean up, so that is done now and then, before something is served.
+    pub(super) fn clean_now_and_then(&mut self) {
+        let now = Instant::now();
+        if self.state.cleaned_at.is_none_or(|at| now > at + CLEANED_EVERY) {
+            self.state.cleaned_at = Some(now);
+            self.clean_outbox();
+        }
     }
 
     /// A turn is over, and nobody will send what still lies there.

@@ -79,6 +79,8 @@ pub(super) struct State {
     takes_blobs: bool,
     /// The shim became ready over this carrier before, so if it does not again, it is gone.
     worked: bool,
+    /// When files that nobody sent were last looked for.
+    cleaned_at: Option<Instant>,
     /// How often a standing turn ended although nobody ended it.
     fallen: u32,
     /// Requests whose turn ended under them. If another turn opens they were cancelled; if not, the interpreter is gone:
@@ -385,6 +387,7 @@ impl Actor {
     /// The first is served first, so it is on top of the stack.
     fn start_jobs(&mut self, jobs: Vec<(Queued, (Option<String>, Held))>) {
         if self.state.stack.is_empty() {
+            self.clean_now_and_then();
             self.prints.begin(jobs.iter().map(|(queued, _)| queued.job.count).sum());
         }
         let mut message = String::new();
