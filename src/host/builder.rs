@@ -36,7 +36,7 @@ use crate::{
     },
     kernelspec::InterruptMode,
     language::Interrupt,
-    manifest::{CarrierChoice, Limits, Manifest, ManifestError, Sandbox},
+    manifest::{CarrierChoice, Isolation, Limits, Manifest, ManifestError, Sandbox},
     notebook::{Notebook, NotebookError},
     pattern::NameError,
     plugin::{Carrier, LoadError, PluginSource, Runtime, check_sandbox, not_enforced},
@@ -512,6 +512,7 @@ fn blank() -> PluginSource {
         sandbox: Sandbox::default(),
         limits: Limits::default(),
         instance: None,
+        shared: false,
         carrier: None,
         activation: None,
         template: None,
@@ -559,6 +560,7 @@ pub(super) fn read_source(manifest: &Manifest, file: &Path) -> Result<PluginSour
         activation: manifest.activation,
         template: manifest.template().cloned(),
         instance: None,
+        shared: manifest.isolation == Isolation::Shared,
     })
 }
 

@@ -27,16 +27,22 @@ impl Actor {
             Some(Frame::Serving { id, .. }) if *id == answered => {}
             _ => {
                 let reason = format!("a response to request {answered}, which it does not serve");
-                return self.host.news(&self.name, PluginNews::Odd { reason });
+                return self.news(None, PluginNews::Odd { reason });
             }
         }
-        let Some(Frame::Serving { reply, fate, .. }) = self.state.stack.pop() else { return };
+        let Some(Frame::Serving { reply, fate, member, .. }) = self.state.stack.pop() else { return };
         self.graph.lock().unwrap_or_else(PoisonError::into_inner).pop(&self.seat);
         if fate != Fate::Running {
             self.client.clear_cancel();
         }
+        // What waits below goes on.
+        if member.space.is_some()
+            && let Some(below) = self.served()
+        {
+            self.prints.belong_to(&below);
+        }
         if let Some(reply) = reply {
-            drop(reply.send(result.map_err(|error| error.by_plugin(&self.name))));
+            drop(reply.send(result.map_err(|error| error.by_plugin(&member.name))));
         }
     }
 
@@ -44,9 +50,9 @@ impl Actor {
     pub(super) fn asked(&mut self, id: u64, plea: Result<Plea, RpcError>) {
         // A handler that was interrupted while it waited for a call, and calls again.
         self.give_up_call();
-        let chain = match self.state.stack.last() {
-            Some(Frame::Serving { chain, deadline, .. }) => {
-                Chain { deadline: chain.deadline.min(*deadline), ..chain.clone() }
+        let (member, chain) = match self.state.stack.last() {
+            Some(Frame::Serving { member, chain, deadline, .. }) => {
+                (member.clone(), Chain { deadline: chain.deadline.min(*deadline), ..chain.clone() })
             }
             _ => {
                 let error = RpcError::new(ErrorKind::Cancelled, "no handler is running; calls belong inside one");
@@ -54,9 +60,9 @@ impl Actor {
             }
         };
         let answer: Answer<Box<RawValue>> = match plea {
-            Ok(Plea::Call { name, args }) => self.host.call(&self.name, chain, name, args),
+            Ok(Plea::Call { name, args }) => member.host.call(&member.name, chain, name, args),
             Ok(Plea::Emit { topic, data, key }) => {
-                let accepted = self.host.emit(&self.name, chain, Emission { topic, data, key });
+                let accepted = member.host.emit(&member.name, chain, Emission { topic, data, key });
                 Box::pin(async { accepted.await.map(|()| rpc::null()) })
             }
             Err(error) => Box::pin(std::future::ready(Err(error))),
