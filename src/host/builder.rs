@@ -24,6 +24,7 @@ use crate::{
         errands::errands,
         functions::Functions,
         keeper::{Keeper, Recipe},
+        kernels::Kernels,
         lane::{Entry, Lane},
         lanes::Lanes,
         ledger::{Ledger, work_off},
@@ -35,7 +36,7 @@ use crate::{
         worker::Worker,
     },
     kernelspec::InterruptMode,
-    language::Interrupt,
+    language::{Interrupt, Shim},
     manifest::{CarrierChoice, Isolation, Limits, Manifest, ManifestError, Sandbox},
     notebook::{Notebook, NotebookError},
     pattern::NameError,
@@ -262,6 +263,7 @@ impl HostBuilder {
             newsroom: Newsroom::default(),
             places: Arc::new(Semaphore::new(starts.min(Semaphore::MAX_PERMITS))),
             spare_places: Arc::new(Semaphore::new(1)),
+            kernels: Kernels::default(),
             pools,
             entries: RwLock::default(),
             pending: AtomicUsize::new(0),
@@ -451,6 +453,7 @@ impl Landscape {
 
     fn recipe(&mut self, manifest: &Arc<Manifest>, file: &Path, shared: &Arc<Shared>) -> Result<Recipe, BuildError> {
         let runtime = self.runtime_of(manifest)?;
+        check_sharing(manifest, &runtime)?;
         let source = read_source(manifest, file)?;
         let meter = Arc::<Meter>::default();
         let pool = Pool::new(&manifest.name, runtime.clone(), source.clone(), manifest.delivery.warm as usize);
@@ -525,12 +528,31 @@ fn read_manifest(path: &Path) -> Result<(Manifest, PathBuf), BuildError> {
     let text = read(&file)?;
     let file = std::path::absolute(&file).unwrap_or(file);
     let manifest = Manifest::parse(&text, &file)?;
-    manifest.check_supported()?;
     check_sandbox(&manifest)?;
     for problem in not_enforced(&manifest) {
         tracing::warn!(plugin = manifest.name, field = problem.field, "{}", problem.message);
     }
     Ok((manifest, file))
+}
+
+/// Can plugins of this language share a kernel, if this one wants to?
+fn check_sharing(manifest: &Manifest, runtime: &Runtime) -> Result<(), ManifestError> {
+    if manifest.isolation != Isolation::Shared {
+        return Ok(());
+    }
+    let name = runtime.language.as_ref().map_or(&*runtime.kernelspec, |language| &*language.display_name);
+    let why = match runtime.language.as_ref().and_then(|language| language.shim.as_ref()) {
+        _ if manifest.template().is_some() => "a plugin with a [template] has no namespace of its own".to_owned(),
+        None => format!("{name} has no shim that would keep plugins apart"),
+        Some(Shim { shared: true, .. }) => return Ok(()),
+        Some(Shim { alone, .. }) => {
+            let alone = alone.as_deref().unwrap_or("its shim does not keep plugins apart");
+            format!("{name} cannot: {alone}")
+        }
+    };
+    let hint = Some("use `isolation = \"own\"`".to_owned());
+    let problem = manifest.problem("plugin.isolation", format!("`isolation = \"shared\"`: {why}"), hint);
+    Err(ManifestError { path: manifest.path.clone(), problems: vec![problem] })
 }
 
 pub(super) fn read_source(manifest: &Manifest, file: &Path) -> Result<PluginSource, BuildError> {

@@ -162,6 +162,11 @@ impl Kernel {
         self.death.borrow().is_none() && !self.members.is_closed()
     }
 
+    /// Did it die while this plugin was served?
+    pub fn blames(&self, plugin: &str) -> bool {
+        self.members.blamed().is_some_and(|member| *member.name == *plugin)
+    }
+
     pub(super) fn keep(&self, task: JoinHandle<()>) {
         self.tasks.lock().unwrap_or_else(PoisonError::into_inner).push(task);
     }

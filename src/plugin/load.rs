@@ -178,14 +178,13 @@ impl Plugin {
     ///
     /// [`LoadError`], with the kernel gone.
     pub async fn load_into(
-        mut spare: Spare,
+        spare: Spare,
         runtime: &Runtime,
         source: &PluginSource,
         host: Arc<dyn HostCalls>,
         graph: SharedGraph,
     ) -> Result<Self, LoadError> {
-        (spare.startup.warm, spare.startup.host_ms) = (true, 0.0);
-        Self::fill(spare, runtime, source, host, graph, Instant::now()).await
+        Self::fill(spare.used(), runtime, source, host, graph, Instant::now()).await
     }
 
     async fn fill(

@@ -48,8 +48,8 @@ pub use kernel::Kernel;
 pub use load::{LoadError, PluginSource, Runtime, check_sandbox, launch_options, not_enforced};
 pub use spare::Spare;
 
-/// How long the `on_shutdown` functions of a plugin may take that was dropped from a shared kernel.
-const FORGET: Duration = Duration::from_secs(2);
+/// How long the shim of a shared kernel has to drop a plugin that is gone.
+const FORGET: Duration = Duration::from_secs(60);
 
 /// How RPC messages travel while a turn is open.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
@@ -359,29 +359,37 @@ impl Plugin {
         let deadline = Instant::now() + grace;
         let chain = Chain::root(rpc::SHUTDOWN, deadline);
         let empty = serde_json::Map::new();
-        let is_alive = self.kernel.death.borrow().is_none();
-        if is_alive && let Err(error) = self.request(rpc::SHUTDOWN, &empty, &chain, deadline).await {
-            tracing::debug!(plugin = self.name(), %error, "shutdown");
+        let mut has_ended = self.kernel.death.borrow().is_some();
+        if !has_ended {
+            match self.request(rpc::SHUTDOWN, &empty, &chain, deadline).await {
+                Ok(_) => has_ended = true,
+                Err(error) => tracing::debug!(plugin = self.name(), %error, "shutdown"),
+            }
         }
         self.has_left.store(true, Ordering::Relaxed);
         if self.kernel.members.leave(&self.member) {
             self.kernel.end(grace).await;
+        } else if !has_ended {
+            self.forget();
         }
     }
-}
 
-impl Drop for Plugin {
-    fn drop(&mut self) {
-        if self.has_left.load(Ordering::Relaxed) || self.kernel.members.leave(&self.member) {
-            return;
-        }
-        // The others go on, without what it left behind. Nobody waits for it; the shim drops it in its own time.
+    /// The others in its kernel go on without what it left behind. Nobody waits; the shim does it when it gets there.
+    fn forget(&self) {
         let deadline = Instant::now() + FORGET;
         let chain = Chain::root(rpc::SHUTDOWN, deadline);
         let (reply, _) = oneshot::channel();
         if let Ok(job) = self.job(rpc::SHUTDOWN, &serde_json::Map::new(), &chain, deadline, reply) {
             // A kernel whose inbox is full has greater worries.
             let _ = self.kernel.inbox.try_send(Mail::Job(job));
+        }
+    }
+}
+
+impl Drop for Plugin {
+    fn drop(&mut self) {
+        if !self.has_left.load(Ordering::Relaxed) && !self.kernel.members.leave(&self.member) {
+            self.forget();
         }
     }
 }
