@@ -324,7 +324,8 @@ def _kernelbridge():
             self.tags, self.exports, self.farewells, self.modules, self.known = [], {}, [], {}, 0
 
     def local(home):  # modules beside an entry file
-        return {name: module for name, module in [*sys.modules.items()] if not name.startswith("plugin_")
+        own = {id(space.module) for space in spaces.values()}
+        return {name: module for name, module in [*sys.modules.items()] if id(module) not in own
                 and home and os.path.dirname(getattr(module, "__file__", None) or "") == home}
 
     def move(space):  # each plugin has its folder, and imports what lies there, whatever others call theirs

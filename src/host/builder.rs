@@ -324,6 +324,40 @@ impl Host {
         self.begin(&entry, keepers)
     }
 
+    /// Take a plugin out: it gets no further events and calls, does what waits for it, its `on_shutdown` functions run,
+    /// and its kernel ends, unless others share that.
+    ///
+    /// # Errors
+    ///
+    /// [`BuildError::NoPlugin`].
+    pub async fn unload(&self, plugin: &str) -> Result<(), BuildError> {
+        let _turn = self.adding.acquire().await;
+        let entry = self.entry(plugin).map_err(|error| BuildError::NoPlugin { message: error.message })?;
+        let _alone = entry.scaling.acquire().await;
+        {
+            let mut entries = self.shared.entries.write().unwrap_or_else(PoisonError::into_inner);
+            *entries = Arc::new(entries.iter().filter(|other| !Arc::ptr_eq(other, &entry)).cloned().collect());
+        }
+        let kept: Vec<_> = lock(&self.pools).extract_if(.., |(pool, _)| Arc::ptr_eq(pool, &entry.pool)).collect();
+        for (pool, _) in &kept {
+            pool.close();
+        }
+        join_all(entry.lanes.iter().map(|lane| async {
+            while !lane.is_done() || entry.ledger.stored() > 0 {
+                sleep(ENDING).await;
+            }
+            lane.queue.close();
+            lane.instance.stop(GRACE).await;
+        }))
+        .await;
+        entry.ledger.end();
+        for (_, keeping) in kept {
+            // Ended by itself.
+            let _ = keeping.await;
+        }
+        Ok(())
+    }
+
     /// Let so many kernels share a plugin's work, whatever `instances` in its manifest says, until the host ends.
     ///
     /// Further ones are loaded before they get anything; what waits for those there are stays with them. Those that are

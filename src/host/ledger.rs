@@ -39,6 +39,7 @@ pub(crate) struct Ledger {
     /// Are there stored rows? Changed under the lock only.
     is_behind: AtomicBool,
     arrived: Notify,
+    has_ended: AtomicBool,
 }
 
 #[derive(Default)]
@@ -65,7 +66,14 @@ impl Ledger {
             rows: Mutex::default(),
             is_behind: AtomicBool::new(false),
             arrived: Notify::new(),
+            has_ended: AtomicBool::new(false),
         }
+    }
+
+    /// The plugin is gone: nobody works off anything more.
+    pub fn end(&self) {
+        self.has_ended.store(true, Ordering::Release);
+        self.arrived.notify_one();
     }
 
     /// Write the event down if it has to be.
@@ -194,11 +202,11 @@ impl Ledger {
     }
 }
 
-/// Moves stored rows into the lanes, oldest first, for as long as the host lives.
+/// Moves stored rows into the lanes, oldest first, until the plugin is unloaded or the host ends.
 pub(super) async fn work_off(shared: Weak<Shared>, entry: Arc<Entry>) {
     let ledger = &entry.ledger;
     let mut after = 0;
-    loop {
+    while !ledger.has_ended.load(Ordering::Acquire) {
         if !ledger.is_behind.load(Ordering::Acquire) {
             after = 0;
             ledger.arrived.notified().await;

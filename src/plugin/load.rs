@@ -7,8 +7,6 @@ use std::{
     time::{Duration, Instant},
 };
 
-use serde::de::DeserializeOwned;
-use serde_json::{Map, Value, value::RawValue};
 use crate::{
     chain::Chain,
     client::{ClientError, Executed, KernelClient, LaunchOptions, Output, milliseconds},
@@ -25,6 +23,8 @@ use crate::{
     rpc::{self, Cell, Initialize, InitializeResult, Load, LoadResult, PluginId, RpcError},
     wire::content::{ExecuteRequest, Status},
 };
+use serde::de::DeserializeOwned;
+use serde_json::{Map, Value, value::RawValue};
 
 /// How long a kernel may take to start, if no manifest says.
 const STARTUP: Duration = Duration::from_secs(60);
@@ -253,7 +253,12 @@ impl Plugin {
                 let carrier = known.way.carrier;
                 match self.introduce(source, carrier, folder, deadline).await {
                     Ok(_) => known,
-                    Err(error) => return Err(LoadError::NoCarrier { kernelspec: runtime.kernelspec.clone(), tried: vec![(carrier, error)] }),
+                    Err(error) => {
+                        return Err(LoadError::NoCarrier {
+                            kernelspec: runtime.kernelspec.clone(),
+                            tried: vec![(carrier, error)],
+                        });
+                    }
                 }
             }
             None => self.find_carrier(runtime, language, source, folder, deadline).await?,

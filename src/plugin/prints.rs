@@ -83,7 +83,12 @@ impl Prints {
     }
 
     /// Pass outputs on until the kernel is gone.
-    pub async fn forward(self: Arc<Self>, mut outputs: Outputs, counters: Arc<Counters>, news: impl Fn(&Member, PluginNews)) {
+    pub async fn forward(
+        self: Arc<Self>,
+        mut outputs: Outputs,
+        counters: Arc<Counters>,
+        news: impl Fn(&Member, PluginNews),
+    ) {
         loop {
             let next = match self.has_dropped(&counters) {
                 true => timeout(QUIET, outputs.next()).await,
