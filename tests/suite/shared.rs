@@ -107,13 +107,8 @@ fn written(dir: &Path, name: &str, language: &str, source: &str, isolation: &str
 const ALL: &str = "[permissions]\ncall = [\"*\"]\nemit = [\"*\"]\n";
 
 async fn host(plugins: impl IntoIterator<Item = PathBuf>) -> Host {
-    let builder = plugins.into_iter().fold(Host::builder(), Host_plugin);
+    let builder = plugins.into_iter().fold(Host::builder(), |builder, plugin| builder.plugin(plugin));
     builder.build().await.unwrap_or_else(|error| panic!("{error}"))
-}
-
-#[expect(non_snake_case, reason = "a method of the builder's as a function")]
-fn Host_plugin(builder: kernelbridge::host::HostBuilder, plugin: PathBuf) -> kernelbridge::host::HostBuilder {
-    builder.plugin(plugin)
 }
 
 fn info(host: &Host, name: &str) -> PluginInfo {
@@ -223,7 +218,8 @@ async fn each_has_its_own_permissions_and_calls_the_others() {
     let began = Instant::now();
     while logged.len() < 2 || printed.is_empty() {
         assert!(began.elapsed() < DEADLINE, "{printed:?} {logged:?}");
-        match news.next().await {
+        let next = tokio::time::timeout(Duration::from_millis(50), news.next()).await;
+        match next.ok().flatten() {
             Some(News::Plugin { plugin, news: PluginNews::Log { message, .. } }) => {
                 logged.push((plugin.to_string(), message));
             }
@@ -351,6 +347,96 @@ async fn a_crash_restarts_all_says_so_and_counts_for_the_guilty() {
     until("it is back", || matches!(info(&host, "wild").instances[0], State::Ready { .. })).await;
     assert_eq!(process(&host, "wild").await, third, "it joined the others");
     host.shutdown().await;
+}
+
+/// Two plugins of one source in each language, whose handlers, exports and variables have the same names.
+const SAME: &[(&str, &str)] = &[
+    (
+        "python",
+        "count = 0\n@bridge.export\ndef bump():\n    global count\n    count += 1\n    return count\n\
+     @bridge.export\ndef word():\n    return bridge.config[\"word\"]\n\
+     @bridge.export\ndef beside():\n    return open(\"helper.py\").readline().strip()\n\
+     @bridge.export\ndef ask(name):\n    return [bridge.call(name), open(\"helper.py\").readline().strip()]\n\
+     @bridge.on(\"work\")\ndef work(event):\n    return bridge.config[\"word\"]\n",
+    ),
+    (
+        "lua",
+        "local count = 0\ncounted = 0\n\
+     bridge.export('bump', function() counted = counted + 1 return counted end)\n\
+     bridge.export('word', function() return bridge.config.word end)\n\
+     local function line() return (io.lines('helper.py')()) end\n\
+     bridge.export('beside', line)\n\
+     bridge.export('ask', function(name) return bridge.array { bridge.call(name), line() } end)\n\
+     bridge.on('work', function() return bridge.config.word end)\n",
+    ),
+    (
+        "r",
+        "count <- 0\nbridge$export('bump', function() { count <<- count + 1; count })\n\
+     bridge$export('word', function() bridge$config$word)\n\
+     bridge$export('beside', function() readLines('helper.py')[[1]])\n\
+     bridge$export('ask', function(name) list(bridge$call(name), readLines('helper.py')[[1]]))\n\
+     bridge$on('work', function(event) bridge$config$word)\n",
+    ),
+    ("javascript", JAVASCRIPT),
+    ("node", NODE),
+];
+const JAVASCRIPT: &str = "import fs from 'node:fs';\nlet count = 0;\nconst line = () => fs.readFileSync('helper.py', 'utf8').trim();\n\
+     bridge.export('bump', () => ++count);\nbridge.export('word', () => bridge.config.word);\n\
+     bridge.export('beside', line);\nbridge.export('ask', (name: string) => [bridge.call(name), line()]);\n\
+     bridge.on('work', async () => { await new Promise((done) => setTimeout(done, 5)); return bridge.config.word; });\n";
+const NODE: &str = "const fs = require('node:fs');\nlet count = 0;\nconst line = () => fs.readFileSync('helper.py', 'utf8').trim();\n\
+     bridge.export('bump', () => ++count);\nbridge.export('word', () => bridge.config.word);\n\
+     bridge.export('beside', line);\nbridge.export('ask', (name) => [bridge.call(name), line()]);\n\
+     bridge.on('work', async () => { await new Promise((done) => setTimeout(done, 5)); return bridge.config.word; });\n";
+
+#[tokio::test]
+async fn two_plugins_share_a_kernel_in_every_language_that_can() {
+    let installed = Installed::look();
+    for (language, source) in SAME {
+        if !installed.has(language) {
+            continue;
+        }
+        let dir = tempfile::tempdir().expect("a folder");
+        let made = |name| written(dir.path(), name, language, source, "isolation = \"shared\"", ALL);
+        let host = host([made("a"), made("b")]).await;
+        let process = |name: &str| match info(&host, name).instances[0] {
+            State::Ready { process_id } | State::Busy { process_id, .. } => process_id,
+            ref other => panic!("{other:?}"),
+        };
+        assert_eq!(process("a"), process("b"), "{language}");
+        for round in 1..=2 {
+            for name in ["a", "b"] {
+                let bumped: f64 = host.call(&format!("{name}.bump"), ()).await.expect("answered");
+                assert_eq!(bumped as u32, round, "{language} {name}");
+                let word: String = host.call(&format!("{name}.word"), ()).await.expect("answered");
+                assert_eq!(word, format!("of {name}"), "{language}");
+                let beside: String = host.call(&format!("{name}.beside"), ()).await.expect("answered");
+                assert_eq!(beside, format!("NAME = \"{name}\""), "{language}");
+            }
+        }
+        // There, from there back, and home again.
+        let told: Value = host.call("a.ask", ("b.beside",)).await.expect("answered");
+        assert_eq!(told, json!(["NAME = \"b\"", "NAME = \"a\""]), "{language}");
+        let mut news = host.subscribe_lossless();
+        for number in 0..5 {
+            host.emit("work", &number).await.expect("accepted");
+        }
+        let mut handled = 0;
+        while handled < 10 {
+            if let Some(News::Handled { plugin, result, .. }) = news.next().await {
+                assert_eq!(result.get(), format!("\"of {plugin}\""), "{language}");
+                handled += 1;
+            }
+        }
+        drop(news);
+        host.reload("b").await.unwrap_or_else(|error| panic!("{language}: {error}"));
+        let b: f64 = host.call("b.bump", ()).await.expect("answered");
+        host.unload("b").await.expect("unloaded");
+        let a: f64 = host.call("a.bump", ()).await.expect("answered");
+        assert_eq!((a as u32, b as u32), (3, 1), "{language}");
+        println!("{language}: ok");
+        host.shutdown().await;
+    }
 }
 
 #[tokio::test]

@@ -362,6 +362,10 @@ impl Actor {
             if !jobs.is_empty() && (bytes > BATCH_BYTES || !rpc::may_be_batched(job.method)) {
                 break;
             }
+            // If the kernel dies in the middle, nobody else is to answer for it.
+            if jobs.first().is_some_and(|first: &Queued| !Arc::ptr_eq(&first.job.member, &job.member)) {
+                break;
+            }
             let is_last = !rpc::may_be_batched(job.method);
             jobs.extend(self.state.queued.remove(index));
             if is_last {

@@ -61,6 +61,8 @@ pub struct Subject {
     pub language: Language,
     pub carrier: &'static str,
     pub activation: Activation,
+    /// Its plugins share a kernel.
+    pub shared: bool,
     pub dir: tempfile::TempDir,
     pub expect: Expect,
 }
@@ -72,7 +74,8 @@ impl Subject {
             Err(_) => Expect::new(),
         };
         let dir = tempfile::tempdir().expect("a folder");
-        Self { name: name.into(), kernel: None, language: language.clone(), carrier, activation, dir, expect }
+        let (name, kernel, language, shared) = (name.into(), None, language.clone(), false);
+        Self { name, kernel, language, carrier, activation, shared, dir, expect }
     }
 
     pub fn plugin_name(&self) -> String {
@@ -90,6 +93,9 @@ impl Subject {
         if language == self.name {
             plugin.insert("carrier".into(), self.carrier.into());
             plugin.insert("activation".into(), self.activation.name().into());
+            if self.shared {
+                plugin.insert("isolation".into(), "shared".into());
+            }
             if let Some((kernel, _)) = &self.kernel {
                 plugin.insert("kernel".into(), kernel.as_str().into());
             }
