@@ -362,7 +362,8 @@ def _kernelbridge():
         return {"bridge": "1", "language": "python", "interpreter": interpreter, "features": features}
 
     def load(params):  # into a new module, which is from now on the namespace of the kernel's cells, too
-        space, now.is_async = space_of(params), False
+        space = space_of(params)
+        now.is_async &= space.id > 0  # one plugin that is async makes the kernel async for all
         forget(space)
         path, name = params.get("path") or "", "plugin_" + re.sub(r"\W", "_", space.name)
         space.module = module = sys.modules[name] = types.ModuleType(name)
