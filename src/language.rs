@@ -64,6 +64,11 @@ pub struct Shim {
     /// It changes into the `folder` of `initialize`, so that a kernel that was started elsewhere can take a plugin.
     #[serde(default)]
     pub moves: bool,
+    /// It keeps several plugins apart, each in a namespace of its own, so that they can share a kernel.
+    #[serde(default)]
+    pub shared: bool,
+    /// Why it does not.
+    pub alone: Option<String>,
 }
 
 /// What makes a plugin serve its host.

@@ -7,8 +7,13 @@
   const [fs, { Buffer }, { inspect }, { pathToFileURL }] =
     ["node:fs", "node:buffer", "node:util", "node:url"].map((name) => process.getBuiltinModule(name));
   const directory = process.env.KERNELBRIDGE_DIR, cancelFile = `${directory}/cancel`;
-  const fresh = () => ({ tags: [], functions: [], exports: new Map(), shutdowns: [], locate: (text) => text });
-  let plugin = { name: null, config: {}, source: "", ...fresh() };
+  const { AsyncLocalStorage } = process.getBuiltinModule("node:async_hooks"), storage = new AsyncLocalStorage();
+  // Plugins by space: one in space 0, or several that share the kernel. `functions` and `owners` by handler id.
+  const fresh = () => ({ tags: [], exports: new Map(), shutdowns: [], source: "", locate: (text) => text });
+  const spaces = new Map([[0, { id: 0, name: null, config: {}, ...fresh() }]]), functions = [], owners = [];
+  let current = spaces.get(0); // the one that is served
+  /** Whose code runs: also what is left in the background, in a shared kernel. */
+  const own = () => storage.getStore() ?? current;
   const AsyncFunction = (async () => {}).constructor;
   const isPromise = (value) => typeof value?.then === "function";
   const then = (value, change) => isPromise(value) ? value.then(change) : change(value);
@@ -28,13 +33,13 @@
   const deadlock = () => new Refusal("Deadlock", "an async function cannot run while its plugin waits in a call");
   function describe(thrown) {
     const { kind, message } = thrown instanceof Refusal ? thrown : {};
-    if (kind) return { code: codes[kind], message, data: { kind, plugin: plugin.name } };
+    if (kind) return { code: codes[kind], message, data: { kind, plugin: own().name } };
     const isError = thrown instanceof Error, ename = isError ? String(thrown.name) : typeof thrown;
-    const evalue = plugin.locate(isError ? String(thrown.message) : inspect(thrown));
+    const evalue = own().locate(isError ? String(thrown.message) : inspect(thrown));
     let remote = thrown; // an error of another plugin may escape as it is or as the cause of the author's own
     for (let i = 0; i < 10 && remote instanceof Error && !(remote instanceof BridgeError); i++) remote = remote.cause;
     const cause = remote instanceof BridgeError ? remote.cause : undefined;
-    const data = { kind: "Raised", ename, evalue, traceback: traceback(thrown), plugin: plugin.name, cause };
+    const data = { kind: "Raised", ename, evalue, traceback: traceback(thrown), plugin: own().name, cause };
     return { code: codes.Raised, message: `${ename}: ${evalue}`, data };
   }
   // The shim's frames bear the name of the cell it came in. Author's code begins above `invoke`.
@@ -43,8 +48,8 @@
   function traceback(thrown) {
     const lines = String(thrown?.stack ?? "").split("\n");
     const end = lines.findIndex((line) => isOwn(line) && line.includes(" invoke "));
-    const isAuthors = (line) => line && !isOwn(line) && !/\((node:internal|node:vm|ext:)/.test(line);
-    return lines.slice(0, end < 0 ? lines.length : end).filter(isAuthors).map(plugin.locate);
+    const isAuthors = (line) => line && !isOwn(line) && !/\((node:internal|node:vm|node:async_hooks|ext:)/.test(line);
+    return lines.slice(0, end < 0 ? lines.length : end).filter(isAuthors).map(own().locate);
   }
 
   // ---- Values: JSON, and {"$bytes": base64} for bytes, {"$blob": file or base64 chunks} for what is large or typed
@@ -327,50 +332,75 @@
   /** Ask the host and wait for its answer. Whoever waits, serves. */
   function request(method, params) {
     if (!carrier || !serving.length) throw new BridgeError("Cancelled", "no handler is running; calls belong inside one");
-    const text = encode(params), id = ++sent;
+    const text = encode(params), id = ++sent, caller = current;
     if (!ended) say(`{"jsonrpc":"2.0","id":${id},"method":"${method}","params":${text}}`);
     while (!ended) {
       const message = receive() ?? {}, { result, error } = message;
-      if (message.method && message.id !== undefined) serve(message, false);
+      if (message.method && message.id !== undefined) (serve(message, false), move(caller));
       else if (message.id === id && error) throw new BridgeError(error.data?.kind ?? "Host", error.message, error);
       else if (message.id === id) return result;
     }
     throw new BridgeError("Cancelled", "the turn is over");
   }
   function notify(method, params) {
-    const text = `{"jsonrpc":"2.0","method":"${method}","params":${encode(params)}}`;
+    const text = `{"jsonrpc":"2.0","method":"${method}","params":${encode({ ...params, space: own().id || undefined })}}`;
     if (carrier && !ended) carrier.note(text);
     else if (held.length < 1000) held.push(text); // from background code: the next turn takes it along
   }
 
   // ---- Methods of the host
   const methods = {
-    initialize({ plugin: { name }, folder, config = {} }) {
-      if (folder) Deno.chdir(folder);
-      Object.assign(plugin, { name, config });
+    initialize({ space = 0, plugin: { name }, folder, config = {} }) {
+      const plugin = { id: space, ...fresh(), name, folder, config };
+      spaces.set(space, plugin);
+      move(plugin);
       // Not in a turn that is a cell: an interrupt ends it, and requests that wait would be lost with it.
       return { ...about, features: isStanding ? [...about.features, "batch"] : about.features };
     },
-    async load({ path, cells }) {
-      plugin = { ...plugin, ...fresh(), source: cells.map((cell) => cell.source).join("\n") };
+    async load({ space = 0, path, cells }) {
+      const plugin = spaceOf(space);
+      forget(plugin);
+      move(plugin);
+      plugin.source = cells.map((cell) => cell.source).join("\n");
       await importPlugin(path, cells);
       return { handlers: plugin.tags, async: false }; // one constant opens every turn
     },
-    event: ({ handler, ...event }, mayWait) => invoke(plugin.functions[handler], mayWait, event),
+    event: ({ handler, ...event }, mayWait) => handle(handler, mayWait, event),
     rows({ handler, count, data, chain, ...params }, mayWait) {
       const { ids, topics, times, attempts, keys } = headOf({ count, ...params }), events = new Array(count);
       for (let i = 0; i < count; i++) {
         events[i] = { id: ids[i], topic: topics[i], time: times[i], attempt: attempts[i], key: keys[i], data: data[i], chain };
       }
-      return then(invoke(plugin.functions[handler], mayWait, events), (results) => outcomes(results, count, false));
+      return then(handle(handler, mayWait, events), (results) => outcomes(results, count, false));
     },
     columns: ({ handler, columns, ...params }, mayWait) =>
-      then(invoke(plugin.functions[handler], mayWait, columns, headOf(params)), (results) => outcomes(results, params.count, true)),
-    filter: ({ handler, ...event }, mayWait) => then(invoke(plugin.functions[handler], mayWait, event), (changed) =>
+      then(handle(handler, mayWait, columns, headOf(params)), (results) => outcomes(results, params.count, true)),
+    filter: ({ handler, ...event }, mayWait) => then(handle(handler, mayWait, event), (changed) =>
       changed ? { topic: changed.topic ?? event.topic, key: changed.key, data: changed.data } : null),
-    call: ({ name, args }, mayWait) => invoke(plugin.exports.get(name), mayWait, ...args),
-    async shutdown() { for (const fn of plugin.shutdowns.splice(0)) await invoke(fn, true); },
+    call: ({ space = 0, name, args }, mayWait) => invoke(spaceOf(space), spaceOf(space).exports.get(name), mayWait, ...args),
+    async shutdown({ space = 0 }) {
+      const plugin = spaces.get(space);
+      try {
+        for (const fn of plugin?.shutdowns.splice(0) ?? []) await invoke(plugin, fn, true);
+      } finally {
+        if (plugin?.id) (forget(plugin), spaces.delete(space)); // the kernel goes on without it
+      }
+    },
   };
+  function spaceOf(space) {
+    if (!spaces.has(space)) throw new Refusal("NotFound", `no space ${space}`);
+    return spaces.get(space);
+  }
+  /** What it registered. */
+  function forget(plugin) {
+    for (const { id } of plugin.tags) functions[id] = owners[id] = undefined;
+    Object.assign(plugin, fresh());
+  }
+  /** It is served now, in its folder. */
+  function move(plugin) {
+    if (plugin !== current && plugin.folder) Deno.chdir(plugin.folder);
+    current = plugin;
+  }
   /** What the events of a batch have beside their data, each made from runs of equal ones when it is asked for. */
   function headOf({ count, ids, topics, times, attempts, keys }) {
     const counted = ([id, first, count]) => first === undefined ? [id] : Array.from({ length: count }, (_, i) => id + (first + i));
@@ -393,23 +423,26 @@
     const fits = (column) => Array.isArray(column) && column.length === count;
     return columns.length && columns.every(fits) ? { columns: results } : { done: count };
   }
-  function invoke(fn, mayWait, ...args) {
+  const handle = (handler, ...rest) => invoke(owners[handler], functions[handler], ...rest);
+  function invoke(plugin, fn, mayWait, ...args) {
     if (!fn) throw new Refusal("NotFound", "no such handler or export");
     if (!mayWait && fn instanceof AsyncFunction) throw deadlock();
-    return fn(...args);
+    move(plugin);
+    return plugin.id ? storage.run(plugin, fn, ...args) : fn(...args);
   }
 
   // ---- What authors see
   function tag(kind, fn, more) {
     if (typeof fn !== "function") throw new TypeError(`bridge.${kind} needs a function`);
-    plugin.tags.push({ id: plugin.functions.push(fn) - 1, kind, ...more });
+    own().tags.push({ id: functions.push(fn) - 1, kind, ...more });
+    owners.push(own());
   }
   /** The signature, and the JSDoc comment above the export or above the function it names. */
   function docOf(name, fn) {
     const [, signature = "(...)"] = /^(?:async\s*)?(?:function\b[^(]*)?(\([^()]*\)|[\w$]+(?=\s*=>))/.exec(fn) ?? [];
     const literal = (word) => word.replace(/\W/g, "\\$&"), at = [`bridge\\.export\\(\\s*["'\`]${literal(name)}["'\`]`];
     if (fn.name) at.push(`(?:export\\s+)?(?:async\\s+)?(?:function\\*?|const|let|var)\\s+${literal(fn.name)}\\b`);
-    const comment = new RegExp(`/\\*\\*((?:(?!\\*/)[^])*)\\*/\\s*(?:${at.join("|")})`).exec(plugin.source)?.[1] ?? "";
+    const comment = new RegExp(`/\\*\\*((?:(?!\\*/)[^])*)\\*/\\s*(?:${at.join("|")})`).exec(own().source)?.[1] ?? "";
     return `${name}${signature.replace(/^[^(].*/, "($&)")}\n${comment.replace(/^[ \t]*\*[ \t]?/gm, "").trim()}`.trim();
   }
   const call = (name, ...args) => request("call", { name, args });
@@ -437,28 +470,28 @@
       tag("on", fn, { topic, name: fn?.name || topic, ...shape });
     },
     filter: (topic, fn, priority = 0) => tag("filter", fn, { topic, name: fn?.name || topic, priority }),
-    export: (name, fn) => void (tag("export", fn, { name, doc: docOf(name, fn) }), plugin.exports.set(name, fn)),
+    export: (name, fn) => void (tag("export", fn, { name, doc: docOf(name, fn) }), own().exports.set(name, fn)),
     emit: (topic, data = null, key = undefined) => void request("emit", { topic, data, key }),
     log: Object.fromEntries(["debug", "info", "warn", "error"].map(logger)),
     progress: (done, total, message) => notify("progress", { done, total, message }),
-    on_shutdown: (fn) => void plugin.shutdowns.push(fn),
-    get config() { return plugin.config; },
+    on_shutdown: (fn) => void own().shutdowns.push(fn),
+    get config() { return own().config; },
     call, state, Error: BridgeError, _turn: turn, _loop: stand, _wake: wake,
   });
 
   // ---- The kernel
   const interpreter = `Deno ${Deno.version.deno}, V8 ${Deno.version.v8}, TypeScript ${Deno.version.typescript}`;
-  const about = { bridge: "1", language: "javascript", interpreter, features: ["blob", "series", "rows", "columns"] };
+  const about = { bridge: "1", language: "javascript", interpreter, features: ["blob", "series", "rows", "columns", "shared"] };
   let loads = 0;
   /** A file is imported from where it lies, so that its own imports work; notebook cells become one module. */
   async function importPlugin(path, cells) {
     const query = `?load=${++loads}`; // Deno loads a module once for each URL
     let url = path && pathToFileURL(path) + query;
-    plugin.locate = (text) => text.replaceAll(query, "");
+    own().locate = (text) => text.replaceAll(query, "");
     if (!path || cells.length !== 1 || !fs.existsSync(path) || fs.readFileSync(path, "utf8") !== cells[0].source) {
-      url = URL.createObjectURL(new Blob([plugin.source], { type: "application/typescript" }));
+      url = URL.createObjectURL(new Blob([own().source], { type: "application/typescript" }));
       const lines = cells.flatMap(({ name, source }) => source.split("\n").map((_, i) => `${name}:${i + 1}`));
-      plugin.locate = (text) => text.replace(/blob:null\/[-\w]+:(\d+)/g, (url, line) => lines[line - 1] ?? url);
+      own().locate = (text) => text.replace(/blob:null\/[-\w]+:(\d+)/g, (url, line) => lines[line - 1] ?? url);
     }
     await import(url).catch((error) => {
       const [, message] = /^SyntaxError: (.*)/.exec(error.message) ?? []; // Deno makes it a TypeError

@@ -145,6 +145,7 @@ local function author(runs) -- the hook, which is the running coroutine's, makes
   in_author = runs
   debug.sethook(runs and poll or nil, "", 10000)
 end
+local here, move -- the plugin whose modules are in place, and how that is changed
 local to_host, from_host, serve -- the files are open during a turn only
 local ended, last_request, last_own = true, 0, 0
 local function send(body) if to_host then to_host:write(#body, "\n", body):flush() end end
@@ -161,7 +162,7 @@ end
 
 local function request(method, params)
   if ended then raise("Cancelled", "no turn is open") end
-  local id, was, reply = last_own + 1, in_author, nil
+  local id, was, space, reply = last_own + 1, in_author, here, nil
   local body = format('{"jsonrpc":"2.0","id":%d,"method":"%s","params":%s}', id, method, encode(params))
   last_own = id
   author(false)
@@ -172,6 +173,7 @@ local function request(method, params)
     elseif message.method then serve(message)
     elseif message.id == id then reply = message end -- any other is stale
   until reply or ended
+  move(space) -- another plugin may have been served
   author(was)
   poll() -- whoever only calls is never here for 10,000 instructions
   if not reply then raise("Cancelled", "the turn is over") end
@@ -180,64 +182,89 @@ local function request(method, params)
   return absent(reply.result)
 end
 
----- What authors see; the registries are new with every `load`
-bridge = { null = null, array = array, config = {}, log = {}, state = {} }
-local handlers, functions, shutdowns, sources = array(), {}, {}, {} -- functions by handler id, exports by name
+---- What authors see: a `bridge` for each plugin. There is one in space 0, or several share the kernel.
+local spaces, functions, homes, last_handler = {}, {}, {}, 0 -- functions and their spaces by handler id
+local function new_space(id) -- `sources` by chunk name, for comments and errors; `modules` that it required
+  return { id = id, handlers = array(), exports = {}, shutdowns = {}, sources = {}, modules = {} }
+end
 
-local function register(kind, fn, handler)
+local function register(space, kind, fn, handler)
   if type(fn) ~= "function" then error("bridge." .. kind .. " needs a function after the name", 3) end
   local info = debug.getinfo(fn, "S")
-  local lines, doc, i = sources[info.source] or {}, "", info.linedefined - 1
+  local lines, doc, i = space.sources[info.source] or {}, "", info.linedefined - 1
   while match(lines[i] or "", "^%s*%-%-") do -- the comment above the function is its doc when it starts with `---`
     doc, i = gsub(lines[i], "^%s*%-%-+%s?", "") .. "\n" .. doc, i - 1
   end
   handler.doc = match(lines[i + 1] or "", "^%s*%-%-%-") and sub(doc, 1, -2) or nil
-  handler.kind, handler.id = kind, #handlers + 1
-  handlers[handler.id], functions[handler.name or handler.id] = handler, fn
+  last_handler = last_handler + 1
+  handler.kind, handler.id = kind, last_handler
+  space.handlers[#space.handlers + 1] = handler
+  if kind == "export" then space.exports[handler.name] = fn
+  else functions[handler.id], homes[handler.id] = fn, space end
   handler.name = handler.name or info.short_src .. ":" .. info.linedefined
 end
-function bridge.on(topic, fn, options) -- batch: a number for lists of events, or "columns"
-  local batch = (options or {}).batch or 0
-  local columns = batch == "columns" or (options or {}).columns
-  register("on", fn, { topic = topic, batch = tonumber(batch) or 0, columns = columns and "columns" or nil })
+local function new_bridge(space)
+  local bridge = { null = null, array = array, config = {}, log = {}, state = {} }
+  function bridge.on(topic, fn, options) -- batch: a number for lists of events, or "columns"
+    local batch = (options or {}).batch or 0
+    local columns = batch == "columns" or (options or {}).columns
+    register(space, "on", fn, { topic = topic, batch = tonumber(batch) or 0, columns = columns and "columns" or nil })
+  end
+  function bridge.filter(topic, fn, priority) register(space, "filter", fn, { topic = topic, priority = priority or 0 }) end
+  function bridge.export(name, fn) register(space, "export", fn, { name = name }) end
+  function bridge.on_shutdown(fn) space.shutdowns[#space.shutdowns + 1] = fn end
+  function bridge.call(name, ...)
+    local args = array { ... }
+    for i = 1, select("#", ...) do args[i] = either(args[i], null) end
+    return request("call", { name = name, args = args })
+  end
+  function bridge.emit(topic, data, key) request("emit", { topic = topic, data = either(data, null), key = key }) end
+  function bridge.progress(done, total, message)
+    notify("progress", { done = done, total = total, message = message, space = space.id })
+  end
+  for _, level in ipairs { "debug", "info", "warn", "error" } do
+    bridge.log[level] = function(what, fields)
+      notify("log", { level = level, message = text(what), fields = fields, space = space.id })
+    end
+  end
+  function bridge.state.set(key, value) return bridge.call("state.set", key, value) end
+  function bridge.state.delete(key) return bridge.call("state.delete", key) end
+  function bridge.state.list(prefix) return bridge.call("state.list", prefix or "") end
+  function bridge.state.get(key, default) return either(bridge.call("state.get", key), default) end
+  function bridge.state.update(key, fn, default, once) -- once: for this event, however often it is delivered
+    local old, new, swap
+    repeat
+      old = bridge.call("state.read", key)
+      new = fn(either(absent(old.value), default))
+      if once then swap = bridge.call("state.once", once.id, key, old.version, new)
+      else swap = bridge.call("state.swap", key, old.version, new) end
+    until swap.swapped or swap.done
+    if swap.swapped then return new end
+    return absent(old.value)
+  end
+  space.bridge = bridge
+  return bridge
 end
-function bridge.filter(topic, fn, priority) register("filter", fn, { topic = topic, priority = priority or 0 }) end
-function bridge.export(name, fn) register("export", fn, { name = name }) end
-function bridge.on_shutdown(fn) shutdowns[#shutdowns + 1] = fn end
-function bridge.call(name, ...)
-  local args = array { ... }
-  for i = 1, select("#", ...) do args[i] = either(args[i], null) end
-  return request("call", { name = name, args = args })
-end
-function bridge.emit(topic, data, key) request("emit", { topic = topic, data = either(data, null), key = key }) end
-function bridge.progress(done, total, message) notify("progress", { done = done, total = total, message = message }) end
-for _, level in ipairs { "debug", "info", "warn", "error" } do
-  bridge.log[level] = function(what, fields) notify("log", { level = level, message = text(what), fields = fields }) end
-end
-function bridge.state.set(key, value) return bridge.call("state.set", key, value) end
-function bridge.state.delete(key) return bridge.call("state.delete", key) end
-function bridge.state.list(prefix) return bridge.call("state.list", prefix or "") end
-function bridge.state.get(key, default) return either(bridge.call("state.get", key), default) end
-function bridge.state.update(key, fn, default, once) -- once: for this event, however often it is delivered
-  local old, new, swap
-  repeat
-    old = bridge.call("state.read", key)
-    new = fn(either(absent(old.value), default))
-    if once then swap = bridge.call("state.once", once.id, key, old.version, new)
-    else swap = bridge.call("state.swap", key, old.version, new) end
-  until swap.swapped or swap.done
-  if swap.swapped then return new end
-  return absent(old.value)
-end
+spaces[0] = new_space()
+bridge = new_bridge(spaces[0])
 
 -- Author code gets `io`, `os` and `coroutine` with a few functions replaced.
-local function environment()
+local function environment(space)
+  local bridge, folder = space.bridge, space.folder
   local function layer(base, own) return setmetatable(own, { __index = base }) end
   local function hooked(fn) return function(...) author(in_author) return fn(...) end end
   -- Lua cannot set close-on-exec, and a child that kept the FIFO would hide our death from the host.
   local function clean(command) return command and "exec 3>&- 4>&- 5>&- 6>&- 7>&- 8>&- 9>&-\n" .. command end
-  local env = layer(_ENV, { bridge = bridge,
-    io = layer(io, { read = function() return bridge.call("host.input", "") end, -- ilua closes the keyboard
+  -- Lua cannot change its folder; in a shared kernel, which has none of the plugin's, files are looked for in the plugin's.
+  local function at(fn)
+    return folder and function(name, ...)
+      if type(name) == "string" and sub(name, 1, 1) ~= "/" then name = folder .. "/" .. name end
+      return fn(name, ...)
+    end or fn
+  end
+  local env = layer(_ENV, { bridge = bridge, dofile = at(dofile), loadfile = at(loadfile),
+    io = layer(io, { open = at(io.open), lines = at(io.lines),
+      read = function() return bridge.call("host.input", "") end, -- ilua closes the keyboard
       popen = function(command, mode) return io.popen(clean(command), mode) end }),
     os = layer(os, { execute = function(command) return poll(os.execute(clean(command))) end }),
     coroutine = layer(coroutine, { create = function(fn) return coroutine.create(hooked(fn)) end,
@@ -254,20 +281,38 @@ local function plain(event)
 end
 local function handle(params, argument)
   local fn = functions[params.handler] or raise("NotFound", "no handler " .. tostring(params.handler))
+  move(homes[params.handler])
   author(true)
   return (fn(argument)) -- no tail call: it would show in tracebacks
 end
+function move(space) -- each plugin requires what lies beside it, whatever others call theirs
+  if not space or space == here then return end
+  if here then here.modules = {} end
+  for name, module in pairs(package.loaded) do
+    if not preloaded[name] then
+      if here then here.modules[name] = module end
+      package.loaded[name] = nil
+    end
+  end
+  for name, module in pairs(space.modules) do package.loaded[name] = module end
+  here, package.path = space, space.path or package_path
+end
 function methods.initialize(params)
-  bridge.config = params.config
-  return { bridge = "1", language = "lua", interpreter = _VERSION, features = array { "columns", uptime and "series" } }
+  local features, id = array { "columns", "shared", uptime and "series" }, params.space
+  if id then spaces[id] = new_space(id) new_bridge(spaces[id]) end
+  local space = spaces[id or 0]
+  space.folder, space.name, space.bridge.config = params.folder, id and params.plugin.name, params.config
+  return { bridge = "1", language = "lua", interpreter = _VERSION, features = features }
 end
 function methods.load(params)
-  handlers, functions, shutdowns, sources = array(), {}, {}, {}
-  for name in pairs(package.loaded) do if not preloaded[name] then package.loaded[name] = nil end end
-  package.path = (match(tostring(params.path), "^.*/") or "./") .. "?.lua;" .. package_path
-  local env = environment()
+  local space = spaces[params.space or 0]
+  space.handlers, space.exports, space.shutdowns, space.sources, space.modules = array(), {}, {}, {}, {}
+  space.path = (match(tostring(params.path), "^.*/") or "./") .. "?.lua;" .. package_path
+  if here == space then here = nil end
+  move(space)
+  local env, sources = environment(space), space.sources
   for _, cell in ipairs(params.cells) do
-    local lines, name = {}, "@" .. cell.name
+    local lines, name = {}, "@" .. (space.name and space.name .. "/" or "") .. cell.name
     for line in string.gmatch(cell.source, "([^\n]*)\n?") do lines[#lines + 1] = line end
     sources[name] = lines
     local chunk, problem = load(cell.source, name, "t", env)
@@ -275,7 +320,7 @@ function methods.load(params)
     author(true)
     chunk()
   end
-  return { handlers = handlers, async = false }
+  return { handlers = space.handlers, async = false }
 end
 function methods.event(params) return (handle(params, plain(params))) end
 function methods.events(params)
@@ -302,6 +347,7 @@ local function head_of(params) -- what the events of a batch have beside their d
 end
 function methods.columns(params)
   local fn, n = functions[params.handler] or raise("NotFound", "no handler " .. tostring(params.handler)), params.count
+  move(homes[params.handler])
   local takes = debug.getinfo(fn, "u")
   local head = (takes.nparams > 1 or takes.isvararg) and head_of(params) or nil
   author(true)
@@ -320,15 +366,23 @@ function methods.filter(params)
   return event and { topic = event.topic, key = either(event.key, null), data = either(event.data, null) }
 end
 function methods.call(params)
-  local fn, args = functions[params.name] or raise("NotFound", "no exported function " .. params.name), params.args
-  local n = #args
+  local space, args = spaces[params.space or 0] or raise("NotFound", "no space " .. params.space), params.args
+  local fn, n = space.exports[params.name] or raise("NotFound", "no exported function " .. params.name), #args
+  move(space)
   for i = 1, n do args[i] = absent(args[i]) end
   author(true)
   return (fn(table.unpack(args, 1, n)))
 end
-function methods.shutdown()
-  local results = {}
-  for i, fn in ipairs(shutdowns) do author(true) results[i] = { pcall(fn) } end
+function methods.shutdown(params)
+  local results, space = {}, spaces[params.space or 0]
+  if not space then return end
+  move(space)
+  for i, fn in ipairs(space.shutdowns) do author(true) results[i] = { pcall(fn) } end
+  author(false)
+  if space.id then -- the kernel goes on without it
+    for _, handler in ipairs(space.handlers) do functions[handler.id], homes[handler.id] = nil, nil end
+    spaces[space.id] = nil
+  end
   for _, result in ipairs(results) do if not result[1] then error(result[2], 0) end end
 end
 
@@ -343,7 +397,7 @@ local function on_error(e) -- called where the error was raised, on top of the a
     if not find(line, shim_source, 1, true) then traceback[#traceback + 1] = line end
   end
   local where, evalue = match(message, "^([^:\n]+):%d+: (.*)$")
-  if not (where and (sources["@" .. where] or find(where, "%.lua$"))) then evalue = message end
+  if not (where and (here and here.sources["@" .. where] or find(where, "%.lua$"))) then evalue = message end
   local data = { kind = "Raised", ename = ename, evalue = evalue, traceback = traceback, cause = fields.cause }
   return failure(data, fields.cause and message or ename .. ": " .. evalue) -- no new name at every hop
 end

@@ -15,11 +15,13 @@ def _kernelbridge():
     # task: waits in the kernel's event loop for the async handler of request `awaited`.
     # batch: requests that came together and wait; held: responses to those before them, to go together; due: when they go;
     # name, begun: what is served of them and since when; quick: what took less than 1 ms.
-    # server: the thread that serves. tables: how many were sent.
+    # server: the thread that serves. tables: how many were sent. handlers, shapes: by id, which no two plugins share.
+    # tags: how many handlers there were. space: the plugin whose folder and modules are in place, in a shared kernel.
     now = types.SimpleNamespace(batch=collections.deque(), held=[], due=0, name=None, begun=0, quick=set(), tables=0,
                                 server=main_thread, carrier=None, ended=True, served=0, asked=0,
                                 notes=collections.deque(maxlen=10000), quiet=0,
-                                shielded=True, interrupted=False, task=None, awaited=None, is_async=False)
+                                shielded=True, interrupted=False, task=None, awaited=None, is_async=False,
+                                handlers={}, shapes={}, tags=0, space=None)
 
     class Error(Exception):
         """A call of the host or of another plugin failed; `kind`, `message` and `data` are the protocol's."""
@@ -210,17 +212,20 @@ def _kernelbridge():
             raise Error("Cancelled", "no turn is open here: calls belong inside a handler, in the main thread")
         with contextlib.suppress(ValueError):  # there is no frame so deep; what follows must not fail in the middle
             raise sys._getframe(sys.getrecursionlimit() * 3 // 4) and RecursionError("too deep to call the host")
-        params = dump(params)
+        params, space = dump(params), now.space
         with Shield():
             now.asked = asked = now.asked + 1
             send(b'{"jsonrpc":"2.0","id":%d,"method":"%b","params":%b}' % (asked, method, params))
             while "method" in (message := receive(asked) or {"error": Error("Cancelled", "the turn is over").error}):
                 serve(message)
+            if now.space is not space:  # another plugin was served meanwhile
+                move(space)
             if error := message.get("error"):
                 raise Error((error.get("data") or {}).get("kind", "Raised"), error["message"], error)
             return message.get("result")
 
-    def notify(method, params):
+    def notify(method, params, space=None):
+        params.update({"space": space.id} if space and space.id else {})
         now.notes.append(b'{"jsonrpc":"2.0","method":"%b","params":%b}' % (method, dump(params)))
         if now.carrier and threading.get_ident() == now.server and time.monotonic() >= now.quiet:
             with Shield():
@@ -265,7 +270,10 @@ def _kernelbridge():
         elif not now.ended:
             send(response)
 
-    def perform(method, params): return find(methods, method, "method")(params)
+    def perform(method, params):
+        if now.space:
+            move(spaces.get(params.get("space")) or homes.get(params.get("handler")) or now.space)
+        return find(methods, method, "method")(params)
 
     def attempt(function, *args):  # the result, or what was raised
         try:
@@ -366,39 +374,92 @@ def _kernelbridge():
         data.update({"cause": error.error} if error else {})
         return {"code": codes[kind], "message": f"{name}: {text}" if text else name, "data": data}
 
+    # ---- Plugins: one, in space 0, or several that share the kernel
+    spaces, homes, paths = {}, {}, sys.path[:]  # homes: by handler, in a shared kernel
+
+    class Space:
+        def __init__(self, id, bridge):
+            self.id, self.bridge, self.folder, self.home, self.module, self.name = id, bridge, None, "", None, ""
+            self.tags, self.exports, self.farewells, self.modules, self.known = [], {}, [], {}, 0
+
+    def local(home):  # modules beside an entry file
+        own = {id(space.module) for space in spaces.values()}
+        return {name: module for name, module in [*sys.modules.items()] if id(module) not in own
+                and home and os.path.dirname(getattr(module, "__file__", None) or "") == home}
+
+    def move(space):  # each plugin has its folder, and imports what lies there, whatever others call theirs
+        old = now.space
+        if old is space or not space:
+            return
+        if old.known != len(sys.modules):  # something was imported
+            old.modules = local(old.home)
+        for name in old.modules:
+            sys.modules.pop(name, None)
+        sys.modules.update(space.modules)
+        sys.path[:] = [space.home, *paths] if space.home else paths
+        if space.folder:
+            os.chdir(space.folder)
+        now.space, space.known = space, len(sys.modules)
+
+    def space_of(params): return find(spaces, params.get("space", 0), "space")
+
     # ---- The host's requests
     def initialize(params):
-        bridge.plugin, bridge.config = params.get("plugin") or {}, params.get("config") or {}
-        if folder := params.get("folder"):
-            os.chdir(folder)
-        features = ["async", "batch", "blob", "bytes", "series", "rows", "columns"]
+        id = params.get("space", 0)
+        space = spaces[id] = Space(id, Bridge() if id else bridge)
+        space.bridge._bind(space, params)
+        space.folder, space.name = params.get("folder"), space.bridge.plugin.get("name", "")
+        if id and not now.space:
+            now.space = space
+        if space.folder:
+            os.chdir(space.folder)
+        move(id and space)
+        features = ["async", "batch", "blob", "bytes", "series", "rows", "columns", "shared"]
         if "arrow" in params.get("features", ()) and importlib.util.find_spec("pyarrow"):
             features.append("arrow")
         interpreter = f"Python {platform.python_version()}, ipykernel {ipykernel.__version__}"
         return {"bridge": "1", "language": "python", "interpreter": interpreter, "features": features}
 
     def load(params):  # into a new module, which is from now on the namespace of the kernel's cells, too
-        now.tags, now.handlers, now.shapes, now.exports, now.farewells, now.is_async = [], {}, {}, {}, [], False
-        path, name = params.get("path") or "", "plugin_" + re.sub(r"\W", "_", bridge.plugin.get("name", ""))
-        module = sys.modules[name] = types.ModuleType(name)
-        module.__file__, module.bridge, home = path, bridge, os.path.dirname(path)
-        sys.path[:] = [home, *(other for other in sys.path if other != home)]
-        for name, other in list(sys.modules.items()):  # modules beside the entry file are loaded anew with it
-            if path and other is not module and os.path.dirname(getattr(other, "__file__", None) or "") == home:
-                del sys.modules[name]
+        space = space_of(params)
+        now.is_async &= space.id > 0  # one plugin that is async makes the kernel async for all
+        forget(space)
+        path, name = params.get("path") or "", "plugin_" + re.sub(r"\W", "_", space.name)
+        space.module = module = sys.modules[name] = types.ModuleType(name)
+        module.__file__, module.bridge, space.home = path, space.bridge, os.path.dirname(path)
+        sys.path[:] = [space.home, *(other for other in paths if other != space.home)]
+        for name in local(space.home) if path else ():  # modules beside the entry file are loaded anew with it
+            del sys.modules[name]
         kernel.user_module, kernel.user_ns = module, module.__dict__
         kernel.shell.set_completer_frame()
         for name, source in ((cell["name"], cell["source"]) for cell in params["cells"]):
             if name.endswith("]"):  # a notebook's cell may hold magics
                 source = kernel.shell.transform_cell(source)
+            if space.id:  # in a traceback, whose file is it?
+                name = f"{space.name}/{name}"
             linecache.cache[name] = (len(source), None, source.splitlines(True), name)
             exec(compile(source, name, "exec", dont_inherit=True), module.__dict__)
-        return {"handlers": now.tags, "async": now.is_async}
+        return {"handlers": space.tags, "async": now.is_async}
+
+    def forget(space):  # what it registered
+        for id in (tag["id"] for tag in space.tags):
+            now.handlers.pop(id, None), now.shapes.pop(id, None), homes.pop(id, None)
+        space.tags, space.exports, space.farewells = [], {}, []
 
     async def shutdown(params):
-        for farewell in now.farewells:
-            if type(result := farewell()) is types.CoroutineType:
-                await result
+        if not (space := spaces.get(params.get("space", 0))):
+            return
+        try:
+            for farewell in space.farewells:
+                if type(result := farewell()) is types.CoroutineType:
+                    await result
+        finally:
+            if space.id:  # the kernel goes on without it
+                forget(space)
+                del spaces[space.id]
+                name = getattr(space.module, "__name__", None)
+                if sys.modules.get(name) is space.module:
+                    del sys.modules[name]
 
     def rows(params):  # a batch as a list of events
         handler, head, events = find(now.handlers, params["handler"]), Head(params), []
@@ -454,20 +515,23 @@ def _kernelbridge():
                "event": lambda params: find(now.handlers, params.pop("handler"))(Event(params)),
                "filter": lambda params: find(now.handlers, params.pop("handler"))(Event(params)),
                "rows": rows, "columns": columns,
-               "table": lambda params: find(now.exports, params["name"], "function")(opened(params["table"])),
-               "call": lambda params: find(now.exports, params["name"], "function")(*params["args"])}
+               "table": lambda params: find(space_of(params).exports, params["name"], "function")(opened(params["table"])),
+               "call": lambda params: find(space_of(params).exports, params["name"], "function")(*params["args"])}
 
     # ---- What the author sees
-    def register(function, **tags):
+    def register(space, function, **tags):
         if not callable(function):  # a decorator with arguments
-            return functools.partial(register, **{**tags, "name": function or tags.get("name")})
-        tags.update(id=len(now.tags) + 1, name=tags.get("name") or getattr(function, "__name__", "function"))
+            return functools.partial(register, space, **{**tags, "name": function or tags.get("name")})
+        now.tags += 1
+        tags.update(id=now.tags, name=tags.get("name") or getattr(function, "__name__", "function"))
         now.handlers[tags["id"]] = function
         if tags.get("columns"):
             now.shapes[tags["id"]] = shaped(function, tags["columns"])
         if tags["kind"] == "export":
-            now.exports[tags["name"]], tags["doc"] = function, inspect.getdoc(function) or ""
-        now.tags.append(tags)
+            space.exports[tags["name"]], tags["doc"] = function, inspect.getdoc(function) or ""
+        if space.id:
+            homes[tags["id"]] = space
+        space.tags.append(tags)
         now.is_async |= inspect.iscoroutinefunction(inspect.unwrap(function))
         return function
 
@@ -486,27 +550,30 @@ def _kernelbridge():
                 if swap["swapped"] or swap.get("done"):
                     return value if swap["swapped"] else stored["value"]
 
-    def log(level, message, fields=None, /, **more):
-        notify(b"log", {"level": level, "message": str(message), "fields": {**(fields or {}), **more}})
+    def log(space, level, message, fields=None, /, **more):
+        notify(b"log", {"level": level, "message": str(message), "fields": {**(fields or {}), **more}}, space)
 
     class Bridge:
         """All that a plugin has of its host; nothing to import, nothing to install."""
         config, plugin, state = {}, {}, State()
-        log = types.SimpleNamespace(**{it: functools.partial(log, it) for it in ("debug", "info", "warn", "error")})
+        def _bind(self, space, params):
+            self._space, self.plugin, self.config = space, params.get("plugin") or {}, params.get("config") or {}
+            levels = ("debug", "info", "warn", "error")
+            self.log = types.SimpleNamespace(**{it: functools.partial(log, space, it) for it in levels})
         # Decorators: a handler of events (with `batch`: of lists of events, or of "columns", "pandas", "arrow"), a filter
         # (returns the event, or None to drop it), a function that the host and other plugins may call, a function to run
         # before the kernel ends.
         def on(self, topic, function=None, batch=0, columns=None):
             batch, columns = (0, batch) if isinstance(batch, str) else (batch, columns)
-            return register(function, kind="on", topic=topic, batch=batch, columns=columns)
+            return register(self._space, function, kind="on", topic=topic, batch=batch, columns=columns)
         def filter(self, topic, function=None, priority=0):
-            return register(function, kind="filter", topic=topic, priority=priority)
-        def export(self, function=None, name=None): return register(function, kind="export", name=name)
-        def on_shutdown(self, function): return now.farewells.append(function) or function
+            return register(self._space, function, kind="filter", topic=topic, priority=priority)
+        def export(self, function=None, name=None): return register(self._space, function, kind="export", name=name)
+        def on_shutdown(self, function): return self._space.farewells.append(function) or function
         def call(self, name, *args): return request(b"call", {"name": name, "args": args})
         def emit(self, topic, data=None, key=None): request(b"emit", {"topic": topic, "data": data, "key": key})
         def progress(self, done, total=None, message=None):
-            notify(b"progress", {"done": done, "total": total, "message": message})
+            notify(b"progress", {"done": done, "total": total, "message": message}, self._space)
         def _turn(self, carrier): at_once(self._turn_async(carrier, apart=True))
         async def _turn_async(self, carrier, apart=False):
             previous = enter()
@@ -573,8 +640,9 @@ def _kernelbridge():
         now.server = main_thread
         leave()
 
+    Bridge.Error, Bridge.Event = Error, Event
     bridge = Bridge()
-    bridge.Error, bridge.Event = Error, Event
+    bridge._bind(Space(0, bridge), {})
     return bridge
 
 

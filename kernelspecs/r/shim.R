@@ -10,7 +10,9 @@ local({
   blobs <- 0           # files of large values so far
   sent <- served <- 0  # ids of our last request and of the host's
   drawn <- FALSE       # something was plotted since the last response
-  config <- handlers <- exports <- shutdowns <- list()
+  handlers <- list()   # by id, which no two plugins share
+  spaces <- list()     # the plugins: one in space 0, or several that share the kernel
+  here <- NULL         # the one whose folder is in place
   cell <- NULL         # while loading: srcfile and first line of the running expression
   `%||%` <- function(a, b) if (is.null(a)) b else a  # base has it since R 4.4
 
@@ -176,6 +178,7 @@ local({
     params <- tryCatch(encode(params), error = function(e) fail("Invalid", conditionMessage(e)))
     if (!ended) suspendInterrupts({
       id <- sent <<- sent + 1
+      space <- here
       say("\"id\":", decimal(id), ",\"method\":\"", method, "\",\"params\":", params)
       repeat {
         message <- hear()
@@ -183,6 +186,7 @@ local({
         if (ended || (is.null(message$method) && isTRUE(message$id == id))) break
       }
     })
+    move(space)  # another plugin may have been served
     Sys.sleep(0)  # an interrupt that came while we waited fires here
     if (ended) fail("Cancelled", "the turn is over")
     e <- message$error
@@ -257,6 +261,7 @@ local({
   # ---- One function for each message of the host
   run_handler <- function(params) {
     handler <- handlers[params$handler][[1L]] %||% not_found("no handler ", params$handler)
+    move(handler$space)
     invoke(handler$fn, list(params$events %||% params[names(params) != "handler"]))
   }
   # What the events of a batch have beside their data.
@@ -268,18 +273,25 @@ local({
   }
   methods <- list(
     initialize = function(params) {
-      config <<- params$config
-      if (!is.null(params$folder)) setwd(params$folder)
-      list(bridge = "1", language = "r", interpreter = R.version.string, features = list("blob", "series", "columns"))
+      space <- if (is.null(params$space)) spaces[["0"]] else new_space(params$space)
+      space$config <- params$config
+      space$folder <- params$folder
+      space$name <- params$plugin$name
+      here <<- NULL
+      move(space)
+      features <- list("blob", "series", "columns", "shared")
+      list(bridge = "1", language = "r", interpreter = R.version.string, features = features)
     },
     load = function(params) {
-      handlers <<- exports <<- shutdowns <<- list()
+      plugin <- space_of(params)
+      forget(plugin)
+      move(plugin)
       space <- new.env(parent = globalenv())
-      assign("bridge", bridge, envir = space)
+      assign("bridge", plugin$bridge, envir = space)
       on.exit(cell <<- NULL)
       for (part in params$cells) {
         lines <- sub("\r$", "", strsplit(part$source, "\n", fixed = TRUE)[[1L]])
-        file <- list2env(list(plugin = TRUE), srcfilecopy(part$name, lines))
+        file <- list2env(list(plugin = TRUE), srcfilecopy(paste(c(if (!is.null(plugin$id)) plugin$name, part$name), collapse = "/"), lines))
         code <- tryCatch(parse(text = lines, srcfile = file, keep.source = TRUE), error = function(e)
           refuse(raised(structure(e, class = c("parseError", class(e))), as.list(strsplit(conditionMessage(e), "\n")[[1L]]))))
         for (i in seq_along(code)) {
@@ -287,7 +299,7 @@ local({
           invoke(eval, list(code[[i]], space))
         }
       }
-      list(handlers = lapply(handlers, function(h) h[names(h) != "fn"]), async = FALSE)
+      list(handlers = lapply(unname(handlers[plugin$ids]), function(h) h[!names(h) %in% c("fn", "space")]), async = FALSE)
     },
     event = run_handler, filter = run_handler,
     events = function(params) {
@@ -298,6 +310,7 @@ local({
     },
     columns = function(params) {
       handler <- handlers[params$handler][[1L]] %||% not_found("no handler ", params$handler)
+      move(handler$space)
       n <- params$count
       # data.frame() would change names and refuse lists.
       frame <- structure(as.list(params$columns), class = "data.frame", row.names = .set_row_names(n))
@@ -316,8 +329,35 @@ local({
       }
       list(done = n)
     },
-    call = function(params) invoke(exports[[params$name]] %||% not_found("no function `", params$name, "`"), params$args),
-    shutdown = function(params) for (fn in shutdowns) invoke(fn, list()))
+    call = function(params) {
+      space <- space_of(params)
+      fn <- space$exports[[params$name]] %||% not_found("no function `", params$name, "`")
+      move(space)
+      invoke(fn, params$args)
+    },
+    shutdown = function(params) {
+      space <- spaces[[paste(params$space %||% 0)]]
+      if (is.null(space)) return(NULL)
+      if (!is.null(space$id)) on.exit({  # the kernel goes on without it
+        forget(space)
+        spaces[[paste(space$id)]] <<- NULL
+      })
+      move(space)
+      for (fn in space$shutdowns) invoke(fn, list())
+    })
+  space_of <- function(params) spaces[[paste(params$space %||% 0)]] %||% not_found("no space ", params$space)
+  # What it registered.
+  forget <- function(space) {
+    for (id in space$ids) handlers[id] <<- list(NULL)
+    space$ids <- integer()
+    space$exports <- space$shutdowns <- list()
+  }
+  # Each plugin has its folder.
+  move <- function(space) {
+    if (is.null(space) || identical(space, here)) return(invisible())
+    here <<- space
+    if (!is.null(space$folder)) setwd(space$folder)
+  }
 
   serve <- function(message) {
     if (message$method == "end") ended <<- TRUE
@@ -380,11 +420,12 @@ local({
   }
 
   # ---- What authors see
-  register <- function(kind, name, topic, fn, ...) {
+  register <- function(space, kind, name, topic, fn, ...) {
     stopifnot(is.character(topic), length(topic) == 1L, is.function(fn))
     id <- length(handlers) + 1L
     name <- if (is.call(name)) topic else as.character(name)
-    handlers[[id]] <<- list(id = id, kind = kind, topic = topic, name = name, ..., fn = fn)
+    handlers[[id]] <<- list(id = id, kind = kind, topic = topic, name = name, ..., fn = fn, space = space)
+    space$ids <- c(space$ids, id)
     invisible(fn)
   }
   # The roxygen comment right above a function's source, or above the expression that exports it.
@@ -398,45 +439,54 @@ local({
     ""
   }
   host_call <- function(name, ...) request("call", list(name = name, args = unname(list(...))))
-  bridge <- list2env(parent = emptyenv(), list(
-    .turn = function(via) suspendInterrupts(run_turn(via)),
-    # batch: a number for lists of events, or "columns" for data frames.
-    on = function(topic, fn, batch = 0, columns = identical(batch, "columns")) {
-      force(columns)
-      if (is.character(batch) && batch != "columns") stop("batch: a number or \"columns\", not \"", batch, "\"")
-      batch <- if (is.character(batch)) 0L else as.integer(batch)
-      register("on", substitute(fn), topic, fn, batch = batch, columns = if (columns) "columns" else "")
-    },
-    filter = function(topic, fn, priority = 0) register("filter", substitute(fn), topic, fn, priority = as.integer(priority)),
-    export = function(name, fn) {
-      register("export", name, "", fn, doc = roxygen(fn))
-      invisible(exports[[name]] <<- fn)
-    },
-    call = host_call,
-    emit = function(topic, data = NULL, key = NULL) invisible(request("emit", list(topic = topic, data = data, key = key))),
-    state = list(
-      get = function(key, default = NULL) host_call("state.get", key) %||% default,
-      set = function(key, value) invisible(host_call("state.set", key, value)),
-      # With an event as `once`: once for that event, however often it is delivered.
-      update = function(key, fn, default = NULL, once = NULL) repeat {
-        old <- host_call("state.read", key)
-        new <- fn(old$value %||% default)
-        swap <- if (is.null(once)) host_call("state.swap", key, old$version, new)
-                else host_call("state.once", once$id, key, old$version, new)
-        if (swap$swapped) return(new)
-        if (isTRUE(swap$done)) return(old$value)
+  # A plugin: what it registered, and its `bridge`.
+  new_space <- function(id = NULL) {
+    space <- list2env(list(id = id, config = list(), folder = NULL, ids = integer(), exports = list(), shutdowns = list()))
+    spaces[[paste(id %||% 0)]] <<- space
+    bridge <- list2env(parent = emptyenv(), list(
+      .turn = function(via) suspendInterrupts(run_turn(via)),
+      # batch: a number for lists of events, or "columns" for data frames.
+      on = function(topic, fn, batch = 0, columns = identical(batch, "columns")) {
+        force(columns)
+        if (is.character(batch) && batch != "columns") stop("batch: a number or \"columns\", not \"", batch, "\"")
+        batch <- if (is.character(batch)) 0L else as.integer(batch)
+        register(space, "on", substitute(fn), topic, fn, batch = batch, columns = if (columns) "columns" else "")
       },
-      delete = function(key) invisible(host_call("state.delete", key)),
-      list = function(prefix = "") as.character(host_call("state.list", prefix))),
-    log = sapply(c("debug", "info", "warn", "error"), function(level) function(message, fields = NULL) {
-      notify("log", list(level = level, message = paste(message, collapse = " "), fields = if (length(fields)) as.list(fields)))
-    }),
-    progress = function(done, total = NULL, message = NULL) {
-      notify("progress", list(done = done, total = total, message = message))
-    },
-    on_shutdown = function(fn) invisible(shutdowns[[length(shutdowns) + 1L]] <<- match.fun(fn))))
-  makeActiveBinding("config", function() config, bridge)
-  lockEnvironment(bridge, bindings = TRUE)
+      filter = function(topic, fn, priority = 0) register(space, "filter", substitute(fn), topic, fn, priority = as.integer(priority)),
+      export = function(name, fn) {
+        register(space, "export", name, "", fn, doc = roxygen(fn))
+        invisible(space$exports[[name]] <- fn)
+      },
+      call = host_call,
+      emit = function(topic, data = NULL, key = NULL) invisible(request("emit", list(topic = topic, data = data, key = key))),
+      state = list(
+        get = function(key, default = NULL) host_call("state.get", key) %||% default,
+        set = function(key, value) invisible(host_call("state.set", key, value)),
+        # With an event as `once`: once for that event, however often it is delivered.
+        update = function(key, fn, default = NULL, once = NULL) repeat {
+          old <- host_call("state.read", key)
+          new <- fn(old$value %||% default)
+          swap <- if (is.null(once)) host_call("state.swap", key, old$version, new)
+                  else host_call("state.once", once$id, key, old$version, new)
+          if (swap$swapped) return(new)
+          if (isTRUE(swap$done)) return(old$value)
+        },
+        delete = function(key) invisible(host_call("state.delete", key)),
+        list = function(prefix = "") as.character(host_call("state.list", prefix))),
+      log = sapply(c("debug", "info", "warn", "error"), function(level) function(message, fields = NULL) {
+        notify("log", list(level = level, message = paste(message, collapse = " "), fields = if (length(fields)) as.list(fields),
+          space = space$id))
+      }),
+      progress = function(done, total = NULL, message = NULL) {
+        notify("progress", list(done = done, total = total, message = message, space = space$id))
+      },
+      on_shutdown = function(fn) invisible(space$shutdowns[[length(space$shutdowns) + 1L]] <- match.fun(fn))))
+    makeActiveBinding("config", function() space$config, bridge)
+    lockEnvironment(bridge, bindings = TRUE)
+    space$bridge <- bridge
+    space
+  }
+  bridge <- new_space()$bridge
 
   if (!l10n_info()[["UTF-8"]]) Sys.setlocale("LC_CTYPE", "C.UTF-8")
   options(expressions = 50000)  # nested host calls use up the default of 5000

@@ -159,7 +159,6 @@ mod tests {
                 ("some-name", Some(folder.language.name.as_str()))
             );
             assert_eq!(manifest.entry, Path::new(entry));
-            assert!(manifest.check_supported().is_ok());
         }
     }
 

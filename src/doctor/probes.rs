@@ -197,6 +197,7 @@ async fn load(runtime: &Runtime, cells: Vec<Cell>, carrier: Option<Carrier>, des
         activation: None,
         template: None,
         instance: None,
+        shared: false,
     };
     Plugin::load(runtime, &source, nobody(), Arc::default()).await
 }

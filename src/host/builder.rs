@@ -21,6 +21,7 @@ use crate::{
         errands::errands,
         functions::Functions,
         keeper::{Keeper, Recipe},
+        kernels::Kernels,
         lane::{Entry, Lane},
         lanes::Lanes,
         ledger::{Ledger, work_off},
@@ -33,8 +34,8 @@ use crate::{
         worker::Worker,
     },
     kernelspec::InterruptMode,
-    language::Interrupt,
-    manifest::{CarrierChoice, Limits, Manifest, ManifestError, Sandbox},
+    language::{Interrupt, Shim},
+    manifest::{CarrierChoice, Isolation, Limits, Manifest, ManifestError, Sandbox},
     notebook::{Notebook, NotebookError},
     pattern::NameError,
     plugin::{Carrier, LoadError, PluginSource, Runtime, check_sandbox, not_enforced},
@@ -272,6 +273,7 @@ impl HostBuilder {
             newsroom: Newsroom::default(),
             places: Arc::new(Semaphore::new(starts.min(Semaphore::MAX_PERMITS))),
             spare_places: Arc::new(Semaphore::new(1)),
+            kernels: Kernels::default(),
             pools,
             entries: RwLock::default(),
             pending: Pending::new(),
@@ -330,6 +332,40 @@ impl Host {
             *entries = Arc::new(more);
         }
         self.begin(&entry, keepers)
+    }
+
+    /// Take a plugin out: it gets no further events and calls, does what waits for it, its `on_shutdown` functions run,
+    /// and its kernel ends, unless others share that.
+    ///
+    /// # Errors
+    ///
+    /// [`BuildError::NoPlugin`].
+    pub async fn unload(&self, plugin: &str) -> Result<(), BuildError> {
+        let _turn = self.adding.acquire().await;
+        let entry = self.entry(plugin).map_err(|error| BuildError::NoPlugin { message: error.message })?;
+        let _alone = entry.scaling.acquire().await;
+        {
+            let mut entries = self.shared.entries.write().unwrap_or_else(PoisonError::into_inner);
+            *entries = Arc::new(entries.iter().filter(|other| !Arc::ptr_eq(other, &entry)).cloned().collect());
+        }
+        let kept: Vec<_> = lock(&self.pools).extract_if(.., |(pool, _)| Arc::ptr_eq(pool, &entry.pool)).collect();
+        for (pool, _) in &kept {
+            pool.close();
+        }
+        join_all(entry.lanes.iter().map(|lane| async {
+            while !lane.is_done() || entry.ledger.stored() > 0 {
+                sleep(ENDING).await;
+            }
+            lane.queue.close();
+            lane.instance.stop(GRACE).await;
+        }))
+        .await;
+        entry.ledger.end();
+        for (_, keeping) in kept {
+            // Ended by itself.
+            let _ = keeping.await;
+        }
+        Ok(())
     }
 
     /// Let so many kernels share a plugin's work, whatever `instances` in its manifest says, until the host ends.
@@ -466,6 +502,7 @@ impl Landscape {
 
     fn recipe(&mut self, manifest: &Arc<Manifest>, file: &Path, shared: &Arc<Shared>) -> Result<Recipe, BuildError> {
         let runtime = self.runtime_of(manifest)?;
+        check_sharing(manifest, &runtime)?;
         let source = read_source(manifest, file)?;
         let meter = Arc::<Meter>::default();
         let pool = Pool::new(&manifest.name, runtime.clone(), source.clone(), manifest.delivery.warm as usize);
@@ -527,6 +564,7 @@ fn blank() -> PluginSource {
         sandbox: Sandbox::default(),
         limits: Limits::default(),
         instance: None,
+        shared: false,
         carrier: None,
         activation: None,
         template: None,
@@ -539,12 +577,31 @@ fn read_manifest(path: &Path) -> Result<(Manifest, PathBuf), BuildError> {
     let text = read(&file)?;
     let file = std::path::absolute(&file).unwrap_or(file);
     let manifest = Manifest::parse(&text, &file)?;
-    manifest.check_supported()?;
     check_sandbox(&manifest)?;
     for problem in not_enforced(&manifest) {
         tracing::warn!(plugin = manifest.name, field = problem.field, "{}", problem.message);
     }
     Ok((manifest, file))
+}
+
+/// Can plugins of this language share a kernel, if this one wants to?
+fn check_sharing(manifest: &Manifest, runtime: &Runtime) -> Result<(), ManifestError> {
+    if manifest.isolation != Isolation::Shared {
+        return Ok(());
+    }
+    let name = runtime.language.as_ref().map_or(&*runtime.kernelspec, |language| &*language.display_name);
+    let why = match runtime.language.as_ref().and_then(|language| language.shim.as_ref()) {
+        _ if manifest.template().is_some() => "a plugin with a [template] has no namespace of its own".to_owned(),
+        None => format!("{name} has no shim that would keep plugins apart"),
+        Some(Shim { shared: true, .. }) => return Ok(()),
+        Some(Shim { alone, .. }) => {
+            let alone = alone.as_deref().unwrap_or("its shim does not keep plugins apart");
+            format!("{name} cannot: {alone}")
+        }
+    };
+    let hint = Some("use `isolation = \"own\"`".to_owned());
+    let problem = manifest.problem("plugin.isolation", format!("`isolation = \"shared\"`: {why}"), hint);
+    Err(ManifestError { path: manifest.path.clone(), problems: vec![problem] })
 }
 
 pub(super) fn read_source(manifest: &Manifest, file: &Path) -> Result<PluginSource, BuildError> {
@@ -574,6 +631,7 @@ pub(super) fn read_source(manifest: &Manifest, file: &Path) -> Result<PluginSour
         activation: manifest.activation,
         template: manifest.template().cloned(),
         instance: None,
+        shared: manifest.isolation == Isolation::Shared,
     })
 }
 

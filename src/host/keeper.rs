@@ -8,7 +8,7 @@ use std::{
 };
 
 use tokio::{
-    sync::{mpsc, oneshot},
+    sync::{OwnedSemaphorePermit, mpsc, oneshot},
     task::JoinSet,
     time::sleep,
 };
@@ -24,7 +24,7 @@ use crate::{
         stats::Meter,
     },
     manifest::Manifest,
-    plugin::{HostCalls, LoadError, Plugin, PluginSource, Runtime, SharedGraph},
+    plugin::{HostCalls, LoadError, Plugin, PluginSource, Runtime, SharedGraph, Spare},
     supervision::{History, State, Verdict},
 };
 
@@ -93,9 +93,13 @@ impl Next {
 impl Recipe {
     async fn load(&self, source: &PluginSource) -> Result<Loaded, BuildError> {
         let error = |source| BuildError::Load { plugin: self.manifest.name.clone(), source: Box::new(source) };
-        let plugin = match self.load_warm(source).await {
-            Some(loaded) => loaded.map_err(error)?,
-            None => self.load_cold(source).await.map_err(error)?,
+        let plugin = if source.shared {
+            self.load_shared(source).await.map_err(error)?
+        } else {
+            match self.load_warm(source).await {
+                Some(loaded) => loaded.map_err(error)?,
+                None => self.load_cold(source).await.map_err(error)?,
+            }
         };
         let (about, instance) = (plugin.about(), source.instance);
         let (ms, startup) = (about.startup_ms, about.startup);
@@ -106,10 +110,7 @@ impl Recipe {
 
     /// Into a kernel that is there already; `None` when there is none of use.
     async fn load_warm(&self, source: &PluginSource) -> Option<Result<Plugin, LoadError>> {
-        let spare = self.pool.take(&self.runtime, source).or_else(|| {
-            let shared = self.shared.upgrade()?;
-            shared.pools.iter().find_map(|pool| pool.take(&self.runtime, source))
-        })?;
+        let spare = self.take_spare(source)?;
         let (door, graph) = (self.door.clone(), self.graph.clone());
         match Plugin::load_into(spare, &self.runtime, source, door, graph).await {
             // Whatever was wrong with the kernel, a new one may do. What the author's source raised, it will raise there.
@@ -121,15 +122,27 @@ impl Recipe {
         }
     }
 
-    async fn load_cold(&self, source: &PluginSource) -> Result<Plugin, LoadError> {
+    pub(super) fn take_spare(&self, source: &PluginSource) -> Option<Spare> {
+        self.pool.take(&self.runtime, source).or_else(|| {
+            let shared = self.shared.upgrade()?;
+            shared.pools.iter().find_map(|pool| pool.take(&self.runtime, source))
+        })
+    }
+
+    /// A place among the kernels that are started at the same time, and how long it took to get it.
+    pub(super) async fn place(&self) -> (Option<OwnedSemaphorePermit>, Duration) {
         let began = Instant::now();
         let places = self.shared.upgrade().map(|shared| shared.places.clone());
         // They are closed with the host only, which nobody waits for then.
-        let _place = match places {
+        let place = match places {
             Some(places) => places.acquire_owned().await.ok(),
             None => None,
         };
-        let queued = began.elapsed();
+        (place, began.elapsed())
+    }
+
+    async fn load_cold(&self, source: &PluginSource) -> Result<Plugin, LoadError> {
+        let (_place, queued) = self.place().await;
         let mut plugin = Plugin::load(&self.runtime, source, self.door.clone(), self.graph.clone()).await?;
         plugin.waited(self.discover, queued);
         Ok(plugin)
@@ -184,7 +197,7 @@ impl Keeper {
             Err(command) => return Next::commanded(command, Some(loaded)),
         };
         // The state first: whoever finds nothing loaded waits for the state to change.
-        let next = self.died(reason);
+        let next = if loaded.plugin.is_innocent() { self.bereft(reason) } else { self.died(reason) };
         *lock(&self.instance.loaded) = None;
         loaded.plugin.shutdown(Duration::ZERO).await;
         next
@@ -207,6 +220,12 @@ impl Keeper {
                 Next::Wait
             }
         }
+    }
+
+    /// The kernel died of another plugin in it: that is no mark against this one.
+    fn bereft(&mut self, reason: String) -> Next {
+        self.tell(State::Restarting { reason, deaths: self.history.count(), after_ms: 0 });
+        Next::Start { after: Duration::ZERO }
     }
 
     async fn start(&mut self, after: Duration) -> Next {

@@ -5,7 +5,10 @@
 //! lanes whenever there is a place, oldest first, so that the order is kept.
 
 use std::{
-    sync::{Arc, Mutex, Weak},
+    sync::{
+        Arc, Mutex, Weak,
+        atomic::{AtomicBool, Ordering},
+    },
     time::Duration,
 };
 
@@ -41,6 +44,7 @@ pub(crate) struct Ledger {
     /// The newest of the stored rows, which are still to be written: events of a plugin without journal, as its queue
     /// is in memory too. Under the lock of `rows`.
     unwritten: Mutex<Unwritten>,
+    has_ended: AtomicBool,
 }
 
 #[derive(Default)]
@@ -51,7 +55,21 @@ struct Unwritten {
 
 impl Ledger {
     pub fn new(store: Arc<Store>, plugin: &str, is_journal: bool, works_off: bool) -> Self {
-        Self { store, plugin: plugin.into(), is_journal, works_off, rows: Rows::new(), unwritten: Mutex::default() }
+        Self {
+            store,
+            plugin: plugin.into(),
+            is_journal,
+            works_off,
+            rows: Rows::new(),
+            unwritten: Mutex::default(),
+            has_ended: AtomicBool::new(false),
+        }
+    }
+
+    /// The plugin is gone: nobody works off anything more.
+    pub fn end(&self) {
+        self.has_ended.store(true, Ordering::Release);
+        self.rows.wake();
     }
 
     /// Write the event down if it has to be.
@@ -183,11 +201,11 @@ impl Unwritten {
     }
 }
 
-/// Moves stored rows into the lanes, oldest first, for as long as the host lives.
+/// Moves stored rows into the lanes, oldest first, until the plugin is unloaded or the host ends.
 pub(super) async fn work_off(shared: Weak<Shared>, entry: Arc<Entry>) {
     let ledger = &entry.ledger;
     let mut after = 0;
-    loop {
+    while !ledger.has_ended.load(Ordering::Acquire) {
         if !ledger.rows.is_behind() {
             after = 0;
             ledger.rows.arrived().await;

@@ -21,6 +21,7 @@ mod event;
 mod functions;
 mod instance;
 mod keeper;
+mod kernels;
 mod lane;
 mod lanes;
 mod ledger;

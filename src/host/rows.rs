@@ -134,6 +134,11 @@ impl Rows {
         self.is_behind.load(Ordering::Acquire)
     }
 
+    /// Let whoever waits in [`Rows::arrived`] look again.
+    pub fn wake(&self) {
+        self.arrived.notify_one();
+    }
+
     /// Wait until there may be stored rows; for one waiter.
     pub async fn arrived(&self) {
         self.arrived.notified().await;

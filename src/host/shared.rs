@@ -14,6 +14,7 @@ use crate::{
     host::{
         Event,
         functions::{Functions, deadline, invalid},
+        kernels::Kernels,
         lane::{Coming, Entry},
         news::Newsroom,
         pending::Pending,
@@ -37,6 +38,8 @@ pub(crate) struct Shared {
     pub places: Arc<Semaphore>,
     /// The same for those that nobody waits for.
     pub spare_places: Arc<Semaphore>,
+    /// Those that several plugins share.
+    pub kernels: Kernels,
     /// Kernels at hand for plugins that are loaded later, language by language.
     pub pools: Vec<Arc<Pool>>,
     /// In the order in which they were named, then in that in which they were added; complete once all are loaded.

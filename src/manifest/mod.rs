@@ -338,31 +338,6 @@ impl Manifest {
     pub fn problem(&self, field: &str, message: impl Into<String>, hint: Option<String>) -> Problem {
         Problem { line: self.line_of(field), field: field.to_owned(), message: message.into(), hint }
     }
-
-    /// Values that are valid but that this release cannot do. The host refuses to load such a plugin: to run it
-    /// differently from what it says would be worse.
-    pub fn unsupported(&self) -> Vec<Problem> {
-        let mut problems = Vec::new();
-        let mut add = |field: &str, what: String, hint: &str| {
-            problems.push(self.problem(field, format!("{what} is not supported yet"), Some(hint.to_owned())));
-        };
-        if self.isolation == Isolation::Shared {
-            add("plugin.isolation", "`isolation = \"shared\"` in [plugin]".to_owned(), "use `isolation = \"own\"`");
-        }
-        problems
-    }
-
-    /// [`Manifest::unsupported`] as an error.
-    ///
-    /// # Errors
-    ///
-    /// - [`ManifestError`] when there is something.
-    pub fn check_supported(&self) -> Result<(), ManifestError> {
-        match self.unsupported() {
-            problems if problems.is_empty() => Ok(()),
-            problems => Err(ManifestError { path: self.path.clone(), problems }),
-        }
-    }
 }
 
 #[cfg(test)]

@@ -114,8 +114,6 @@ fn the_shortest_manifest_has_defaults() {
     );
     assert_eq!(manifest.restart, Restart { deaths: 5, within: Duration::from_secs(60) });
     assert!(manifest.config.is_empty() && manifest.template().is_none());
-    assert!(manifest.unsupported().is_empty());
-    manifest.check_supported().expect("supported");
 }
 
 #[test]
@@ -466,13 +464,9 @@ fn problems_name_their_field() {
 }
 
 #[test]
-fn what_this_release_cannot_do_is_parsed_and_listed() {
+fn a_kernel_can_be_shared() {
     let text = FULL.replace("\"own\"", "\"shared\"");
-    let manifest = parse(&text);
-    assert_eq!(
-        manifest.check_supported().expect_err("refused").to_string().lines().collect::<Vec<_>>(),
-        ["plugin.toml:8: `isolation = \"shared\"` in [plugin] is not supported yet; use `isolation = \"own\"`",]
-    );
+    assert_eq!(parse(&text).isolation, Isolation::Shared);
 }
 
 #[test]

@@ -39,7 +39,7 @@ impl Plugin {
     pub(crate) fn attach(&self, bytes: &[u8]) -> io::Result<Attachment> {
         static NEXT: AtomicU64 = AtomicU64::new(1);
         let name = format!("table-in-{}", NEXT.fetch_add(1, Ordering::Relaxed));
-        let attachment = Attachment { path: self.attachments.0.join(&name), name };
+        let attachment = Attachment { path: self.kernel.attachments.0.join(&name), name };
         let mut file = fs::OpenOptions::new().write(true).create_new(true).mode(0o600).open(&attachment.path)?;
         file.write_all(bytes)?;
         Ok(attachment)
@@ -57,7 +57,7 @@ impl Plugin {
         if number.is_none_or(str::is_empty) {
             return Err(wrong(format!("`{name}` is no name of a table")));
         }
-        let (folder, limit) = &self.attachments;
+        let (folder, limit) = &self.kernel.attachments;
         let attachment = Attachment { path: folder.join(name), name: name.to_owned() };
         // A link would lead out of the folder, and a FIFO would never be read.
         let flags = nix::fcntl::OFlag::O_NOFOLLOW | nix::fcntl::OFlag::O_NONBLOCK;

@@ -3,27 +3,23 @@
 use std::{
     collections::BTreeMap,
     path::PathBuf,
-    sync::{Arc, Mutex, PoisonError},
+    sync::Arc,
     time::{Duration, Instant},
 };
 
 use serde::de::DeserializeOwned;
 use serde_json::{Map, Value};
-use tokio::{
-    sync::{mpsc, watch},
-    task::JoinHandle,
-};
 
 use crate::{
-    blob::{BlobError, Outbox, Pool},
+    blob::{BlobError, Pool},
     chain::Chain,
     client::{ClientError, Executed, KernelClient, LaunchOptions, Output, milliseconds},
     language::{Activation, Interrupt, Language},
     manifest::{self, Manifest, ManifestError, Problem, Sandbox, Template},
     plugin::{
-        About, Carrier, HostCalls, Mail, Plugin, SharedGraph, Way,
-        actor::{Actor, State},
-        prints::Prints,
+        About, Carrier, HostCalls, Kernel, Mail, Plugin, SharedGraph, Way,
+        kernel::{Known, Parts},
+        member::{Member, Members},
         spare::Spare,
         template::{self, TemplateActor},
     },
@@ -32,8 +28,6 @@ use crate::{
     wire::content::{ExecuteRequest, Status},
 };
 
-/// How many requests may wait in a plugin's inbox.
-const INBOX: usize = 64;
 /// How long a kernel may take to start, if no manifest says.
 const STARTUP: Duration = Duration::from_secs(60);
 
@@ -75,6 +69,8 @@ pub struct PluginSource {
     pub limits: manifest::Limits,
     /// Which of several instances it is.
     pub instance: Option<u32>,
+    /// Does it share its kernel with others?
+    pub shared: bool,
     /// A carrier that must be used; `None`: the first that works.
     pub carrier: Option<Carrier>,
     /// What must make it serve us; `None`: the quickest that the language has.
@@ -187,14 +183,13 @@ impl Plugin {
     ///
     /// [`LoadError`], with the kernel gone.
     pub async fn load_into(
-        mut spare: Spare,
+        spare: Spare,
         runtime: &Runtime,
         source: &PluginSource,
         host: Arc<dyn HostCalls>,
         graph: SharedGraph,
     ) -> Result<Self, LoadError> {
-        (spare.startup.warm, spare.startup.host_ms) = (true, 0.0);
-        Self::fill(spare, runtime, source, host, graph, Instant::now()).await
+        Self::fill(spare.used(), runtime, source, host, graph, Instant::now()).await
     }
 
     async fn fill(
@@ -205,108 +200,93 @@ impl Plugin {
         graph: SharedGraph,
         began: Instant,
     ) -> Result<Self, LoadError> {
-        let Spare { mut client, carrier: known, startup, pool } = spare;
         let deadline = began + source.limits.startup;
-        let outputs = client.take_outputs();
-        // Where its kernel was started already, if nobody kept it at hand for any plugin.
-        let folder = working_dir(source).filter(|folder| client.options().spec.working_dir.as_ref() != Some(folder));
         let name: Arc<str> = source.name.as_str().into();
-        let about = About {
-            language: runtime.language.as_ref().map_or_else(|| "other".into(), |language| language.name.clone()),
-            interpreter: format!("{} {}", client.info().implementation, client.info().implementation_version),
-            kernelspec: runtime.kernelspec.clone(),
-            carrier: None,
-            activation: None,
-            startup_ms: 0,
-            startup,
-            process_id: client.process().id(),
-        };
-        let (inbox, mail) = mpsc::channel(INBOX);
-        let prober = client.prober();
         let seat: Arc<str> = match source.instance {
             Some(number) => format!("{name}/{number}").into(),
             None => name.clone(),
         };
-        let (death, dead) = watch::channel(None);
-        let mut plugin = Self {
-            name: name.clone(),
-            handlers: Vec::new(),
-            features: Vec::new(),
-            attachments: (client.folder().to_owned(), source.limits.result_bytes),
-            seat: seat.clone(),
-            death: dead,
-            about,
-            prober,
-            inbox,
-            tasks: Mutex::default(),
-        };
-        let prints = Arc::new(Prints::new(source.limits.output_bytes));
-        if let Some(outputs) = outputs {
-            let (prints, counters) = (prints.clone(), client.shared_counters());
-            let (host, name) = (host.clone(), name.clone());
-            plugin.keep(tokio::spawn(prints.forward(outputs, counters, move |news| host.news(&name, news))));
-        }
-        match (&source.template, &runtime.language, &runtime.shim) {
-            (Some(template), _, _) => {
+        let output_bytes = source.limits.output_bytes;
+        let member = Arc::new(Member { name: name.clone(), space: None, host, output_bytes });
+        let members = Arc::new(Members::alone(member.clone()));
+        let (kernel, parts) = Kernel::new(spare, source, members, Some(member.clone()), seat);
+        let kernel = Arc::new(kernel);
+        let about = About::new(runtime, &kernel);
+        let mut plugin = Self::new(kernel.clone(), member, about);
+        match (&source.template, &runtime.language) {
+            (Some(template), _) => {
                 let loading = Instant::now();
                 for cell in &source.cells {
-                    execute(&client, runtime, &cell.source, deadline).await?;
+                    execute(&parts.client, runtime, &cell.source, deadline).await?;
                 }
                 plugin.about.startup.load_ms = milliseconds(loading.elapsed());
                 plugin.handlers = template::handlers(template);
-                let actor = TemplateActor {
-                    name,
-                    client,
-                    template: template.clone(),
-                    limit_bytes: source.limits.result_bytes,
-                    inbox: mail,
-                    death,
-                };
-                plugin.keep(tokio::spawn(actor.run()));
+                let Parts { client, inbox, death, .. } = parts;
+                let limit_bytes = source.limits.result_bytes;
+                let actor = TemplateActor { name, client, template: template.clone(), limit_bytes, inbox, death };
+                kernel.keep(tokio::spawn(actor.run()));
             }
-            (None, Some(language), Some(_)) => {
-                let limit_bytes = usize::try_from(source.limits.result_bytes).unwrap_or(usize::MAX);
-                let (carrier, state) = (known.unwrap_or(Carrier::Pipe), State::default());
-                let outbox = pool.zip(client.process().blobs());
-                let outbox =
-                    outbox.map(|(pool, path)| Outbox::open(pool, path, source.sandbox.read_only)).transpose()?;
-                let actor = Actor {
-                    name,
-                    seat,
-                    death,
-                    client,
-                    language: language.clone(),
-                    way: Way::first(carrier),
-                    limit_bytes,
-                    outbox,
-                    prints,
-                    host,
-                    graph,
-                    inbox: mail,
-                    state,
-                };
-                plugin.keep(tokio::spawn(actor.run()));
-                plugin.initialize(runtime, language, source, (known, folder), deadline).await?;
+            (None, Some(language)) => {
+                kernel.run(parts, runtime, source, graph, name)?;
+                // Where its kernel was started already, if nobody kept it at hand for any plugin.
+                let folder = working_dir(source).filter(|folder| kernel.working_dir.as_ref() != Some(folder));
+                plugin.initialize(runtime, language, source, folder, deadline).await?;
             }
-            _ => return Err(LoadError::NoShim { kernelspec: runtime.kernelspec.clone() }),
+            (None, None) => return Err(LoadError::NoShim { kernelspec: runtime.kernelspec.clone() }),
         }
         plugin.about.startup_ms = u64::try_from(began.elapsed().as_millis()).unwrap_or(u64::MAX);
         Ok(plugin)
     }
 
-    /// Find a carrier that works, then send the source.
-    async fn initialize(
+    /// Find a carrier that works, or take that which others found, then send the source.
+    pub(super) async fn initialize(
         &mut self,
         runtime: &Runtime,
         language: &Language,
         source: &PluginSource,
-        (known, folder): (Option<Carrier>, Option<PathBuf>),
+        folder: Option<PathBuf>,
         deadline: Instant,
     ) -> Result<(), LoadError> {
         let began = Instant::now();
-        let folder = folder.as_ref().map(|folder| folder.to_string_lossy());
+        let kernel = self.kernel.clone();
+        let folder = folder.as_ref().filter(|_| source.path.is_some()).map(|folder| folder.to_string_lossy());
+        let folder = folder.as_deref();
+        // It is closed with the kernel only.
+        let first = kernel.joining.acquire().await.ok().filter(|_| kernel.known().is_none());
+        let known = match kernel.known() {
+            Some(known) => {
+                let carrier = known.way.carrier;
+                match self.introduce(source, carrier, folder, deadline).await {
+                    Ok(_) => known,
+                    Err(error) => {
+                        return Err(LoadError::NoCarrier {
+                            kernelspec: runtime.kernelspec.clone(),
+                            tried: vec![(carrier, error)],
+                        });
+                    }
+                }
+            }
+            None => self.find_carrier(runtime, language, source, folder, deadline).await?,
+        };
+        drop(first);
+        let Known { way, shim, .. } = known;
+        self.about.startup.initialize_ms = milliseconds(began.elapsed());
+        self.about.interpreter = shim.interpreter;
+        self.about.carrier = Some(way.carrier);
+        self.features = shim.features;
+        self.send_source(source, way, deadline).await
+    }
+
+    async fn find_carrier(
+        &self,
+        runtime: &Runtime,
+        language: &Language,
+        source: &PluginSource,
+        folder: Option<&str>,
+        deadline: Instant,
+    ) -> Result<Known, LoadError> {
         let mut tried = Vec::new();
-        for carrier in Carrier::offered(language, source.carrier.or(known)) {
+        for carrier in Carrier::offered(language, source.carrier.or(self.kernel.carrier)) {
             let activation = Activation::choose(&language.turn, source.activation, carrier == Carrier::Pipe);
             let Some(activation) = activation else {
                 let (kernelspec, activation) =
@@ -315,35 +295,51 @@ impl Plugin {
             };
             let mut way = Way { activation, ..Way::first(carrier) };
             self.tell(Mail::Use(way)).await;
-            let initialize = Initialize {
-                bridge: rpc::VERSION,
-                carrier: carrier.name(),
-                plugin: PluginId { name: &source.name, version: &source.version },
-                features: rpc::FEATURES,
-                folder: folder.as_deref(),
-                config: &source.config,
-            };
-            match self.ask::<InitializeResult>("initialize", &initialize, deadline).await {
-                Ok(result) if result.bridge == rpc::VERSION => {
-                    self.about.startup.initialize_ms = milliseconds(began.elapsed());
-                    self.about.interpreter = result.interpreter;
-                    self.about.carrier = Some(carrier);
-                    if language.kernel.child_interpreter {
-                        self.tell(Mail::WatchInterpreter).await;
-                    }
-                    let has = |wanted: &str| result.features.iter().any(|feature| feature == wanted);
-                    if has(rpc::BLOB) {
-                        self.tell(Mail::TakeBlobs).await;
-                    }
-                    way.takes_batches = has(rpc::BATCH);
-                    self.features = result.features;
-                    return self.send_source(source, way, deadline).await;
+            let shim = match self.introduce(source, carrier, folder, deadline).await {
+                Ok(shim) => shim,
+                Err(error) => {
+                    tried.push((carrier, error));
+                    continue;
                 }
-                Ok(result) => return Err(LoadError::Version { found: result.bridge }),
-                Err(error) => tried.push((carrier, error)),
+            };
+            if shim.bridge != rpc::VERSION {
+                return Err(LoadError::Version { found: shim.bridge });
             }
+            let has = |feature: &str| shim.features.iter().any(|other| other == feature);
+            if source.shared && !has(rpc::SHARED) {
+                let reason = "it does not keep plugins apart, as its `language.toml` says".to_owned();
+                return Err(LoadError::Shim { kernelspec: runtime.kernelspec.clone(), reason });
+            }
+            if language.kernel.child_interpreter {
+                self.tell(Mail::WatchInterpreter).await;
+            }
+            if has(rpc::BLOB) {
+                self.tell(Mail::TakeBlobs).await;
+            }
+            way.takes_batches = has(rpc::BATCH);
+            let known = Known { way, is_settled: false, shim };
+            self.kernel.learn(known.clone());
+            return Ok(known);
         }
         Err(LoadError::NoCarrier { kernelspec: runtime.kernelspec.clone(), tried })
+    }
+
+    async fn introduce(
+        &self,
+        source: &PluginSource,
+        carrier: Carrier,
+        folder: Option<&str>,
+        deadline: Instant,
+    ) -> Result<InitializeResult, RpcError> {
+        let initialize = Initialize {
+            bridge: rpc::VERSION,
+            carrier: carrier.name(),
+            plugin: PluginId { name: &source.name, version: &source.version },
+            features: rpc::FEATURES,
+            folder,
+            config: &source.config,
+        };
+        self.ask("initialize", &initialize, deadline).await
     }
 
     async fn send_source(&mut self, source: &PluginSource, mut way: Way, deadline: Instant) -> Result<(), LoadError> {
@@ -360,19 +356,20 @@ impl Plugin {
         let result = self.ask::<LoadResult>("load", &load, deadline).await.map_err(raised)?;
         self.about.startup.load_ms = milliseconds(began.elapsed());
         self.handlers = result.handlers;
-        way.is_async = result.is_async;
         self.about.activation = Some(way.activation);
-        self.tell(Mail::Use(way)).await;
+        // In a shared kernel one plugin that is async makes turns async for all; else nothing has changed since.
+        let is_async = result.is_async || self.kernel.known().is_some_and(|known| known.way.is_async);
+        if self.member.space.is_none() || is_async != way.is_async || !self.kernel.has_settled() {
+            way.is_async = is_async;
+            self.kernel.settle(way);
+            self.tell(Mail::Use(way)).await;
+        }
         Ok(())
-    }
-
-    fn keep(&mut self, task: JoinHandle<()>) {
-        self.tasks.get_mut().unwrap_or_else(PoisonError::into_inner).push(task);
     }
 
     async fn tell(&self, mail: Mail) {
         // If the actor is gone, the next request says so.
-        let _ = self.inbox.send(mail).await;
+        let _ = self.kernel.inbox.send(mail).await;
     }
 
     async fn ask<T: DeserializeOwned>(
@@ -381,11 +378,11 @@ impl Plugin {
         params: &impl rpc::Params,
         deadline: Instant,
     ) -> Result<T, RpcError> {
-        let chain = Chain::root(format!("{method} {}", self.name), deadline);
+        let chain = Chain::root(format!("{method} {}", self.name()), deadline);
         let result = self.request(method, params, &chain, deadline).await?;
         serde_json::from_str(result.get()).map_err(|error| {
             let message = format!("the shim's answer to `{method}` does not fit the protocol: {error}");
-            RpcError::new(rpc::ErrorKind::Invalid, message).in_plugin(&self.name)
+            RpcError::new(rpc::ErrorKind::Invalid, message).in_plugin(self.name())
         })
     }
 }
@@ -407,7 +404,8 @@ pub fn launch_options(runtime: &Runtime, source: Option<&PluginSource>) -> Launc
             argv: runtime.argv.clone(),
             env,
             pass_env: source.map(|source| source.env.clone()).unwrap_or_default(),
-            working_dir: source.and_then(working_dir),
+            // Plugins that share a kernel each have a folder of their own, and none of them is the kernel's.
+            working_dir: source.filter(|source| !source.shared).and_then(working_dir),
             ipc: behaviour.ipc,
             stack_bytes: behaviour.stack_bytes,
             sandbox: source.map(|source| source.sandbox).unwrap_or_default(),
@@ -427,7 +425,7 @@ pub fn launch_options(runtime: &Runtime, source: Option<&PluginSource>) -> Launc
 }
 
 /// The folder of a plugin's entry file, where its kernel works.
-fn working_dir(source: &PluginSource) -> Option<PathBuf> {
+pub(super) fn working_dir(source: &PluginSource) -> Option<PathBuf> {
     source.path.as_ref()?.parent().filter(|dir| dir.is_dir()).map(ToOwned::to_owned)
 }
 

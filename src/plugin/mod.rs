@@ -12,7 +12,9 @@
 mod actor;
 #[cfg(feature = "arrow")]
 mod attachment;
+mod kernel;
 mod load;
+mod member;
 mod pipe;
 mod prints;
 mod spare;
@@ -22,29 +24,33 @@ mod turn;
 use std::{
     fmt,
     future::Future,
-    path::PathBuf,
     pin::Pin,
-    sync::{Arc, Mutex, PoisonError},
+    sync::{
+        Arc, Mutex,
+        atomic::{AtomicBool, Ordering},
+    },
     time::{Duration, Instant},
 };
 
 use serde::Serialize;
 use serde_json::value::RawValue;
-use tokio::{
-    sync::{mpsc, oneshot, watch},
-    task::JoinHandle,
-};
+use tokio::sync::{oneshot, watch};
 
 use crate::{
     blob::Parcel,
     chain::{Chain, WaitGraph},
     client::{ClientError, Output, Prober, Startup, milliseconds},
     language::{Activation, Language},
+    plugin::member::Member,
     rpc::{self, Handler, LogLevel, Params, RpcError},
 };
 
+pub use kernel::Kernel;
 pub use load::{LoadError, PluginSource, Runtime, check_sandbox, launch_options, not_enforced};
 pub use spare::Spare;
+
+/// How long the shim of a shared kernel has to drop a plugin that is gone.
+const FORGET: Duration = Duration::from_secs(60);
 
 /// How RPC messages travel while a turn is open.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
@@ -149,21 +155,15 @@ pub enum PluginNews {
     },
 }
 
-/// A loaded plugin. Dropping it kills its kernel.
+/// A loaded plugin. Dropping it kills its kernel, unless others share that.
 #[derive(Debug)]
 pub struct Plugin {
-    name: Arc<str>,
+    member: Arc<Member>,
+    kernel: Arc<Kernel>,
     handlers: Vec<Handler>,
     features: Vec<String>,
-    /// The kernel's private folder, and how large a file of the shim's may be.
-    #[cfg_attr(not(feature = "arrow"), expect(dead_code))]
-    attachments: (PathBuf, u64),
-    seat: Arc<str>,
-    death: watch::Receiver<Option<RpcError>>,
     about: About,
-    prober: Prober,
-    inbox: mpsc::Sender<Mail>,
-    tasks: Mutex<Vec<JoinHandle<()>>>,
+    has_left: AtomicBool,
 }
 
 /// What is known of a loaded plugin's interpreter.
@@ -220,9 +220,13 @@ enum Mail {
     },
 }
 
+/// Where the answer to a request goes.
+type Reply = oneshot::Sender<Result<Parcel, RpcError>>;
+
 /// A request to the plugin.
 #[derive(Debug)]
 struct Job {
+    member: Arc<Member>,
     method: &'static str,
     /// Events or calls in it.
     count: usize,
@@ -230,16 +234,35 @@ struct Job {
     params: String,
     chain: Chain,
     deadline: Instant,
-    reply: oneshot::Sender<Result<Parcel, RpcError>>,
+    reply: Reply,
 }
 
 /// The graph of who waits for whom, shared by all plugins of a host.
 pub type SharedGraph = Arc<Mutex<WaitGraph>>;
 
+impl About {
+    /// Before a plugin is loaded.
+    fn new(runtime: &Runtime, kernel: &Kernel) -> Self {
+        Self {
+            language: runtime.language.as_ref().map_or_else(|| "other".into(), |language| language.name.clone()),
+            interpreter: kernel.implementation.clone(),
+            kernelspec: runtime.kernelspec.clone(),
+            startup: kernel.startup,
+            process_id: kernel.process_id,
+            ..Self::default()
+        }
+    }
+}
+
 impl Plugin {
+    fn new(kernel: Arc<Kernel>, member: Arc<Member>, about: About) -> Self {
+        let has_left = AtomicBool::new(false);
+        Self { member, kernel, handlers: Vec::new(), features: Vec::new(), about, has_left }
+    }
+
     /// Its name in the manifest.
     pub fn name(&self) -> &str {
-        &self.name
+        &self.member.name
     }
 
     /// What it registered.
@@ -247,14 +270,15 @@ impl Plugin {
         &self.handlers
     }
 
-    /// Its name in the graph of who waits for whom: its own, or with the number of its instance.
+    /// Its name in the graph of who waits for whom: its own, with the number of its instance if there are several, or
+    /// that of the kernel it shares.
     pub fn seat(&self) -> &str {
-        &self.seat
+        &self.kernel.seat
     }
 
     /// Becomes `Some` when its kernel is gone; every request fails from then on.
     pub fn death(&self) -> watch::Receiver<Option<RpcError>> {
-        self.death.clone()
+        self.kernel.death.clone()
     }
 
     /// Does its shim have this feature, [`rpc::SERIES`] or another?
@@ -276,7 +300,7 @@ impl Plugin {
 
     /// Asks its kernel on the side, also while it is busy.
     pub fn prober(&self) -> &Prober {
-        &self.prober
+        &self.kernel.prober
     }
 
     /// Call an exported function.
@@ -306,43 +330,69 @@ impl Plugin {
         chain: &Chain,
         deadline: Instant,
     ) -> Result<Parcel, RpcError> {
-        let count = params.count();
-        let params =
-            serde_json::to_string(params).map_err(|error| RpcError::new(rpc::ErrorKind::Invalid, error.to_string()))?;
+        let gone = || RpcError::new(rpc::ErrorKind::Gone, "the plugin has been shut down").in_plugin(self.name());
         let (reply, answer) = oneshot::channel();
-        let job = Job { method, count, params, chain: chain.clone(), deadline, reply };
-        let gone = || RpcError::new(rpc::ErrorKind::Gone, "the plugin has been shut down").in_plugin(&self.name);
-        self.inbox.send(Mail::Job(job)).await.map_err(|_| gone())?;
+        let job = self.job(method, params, chain, deadline, reply)?;
+        self.kernel.inbox.send(Mail::Job(job)).await.map_err(|_| gone())?;
         answer.await.map_err(|_| gone())?
     }
 
-    /// Run `on_shutdown` handlers and end the kernel. When this returns there is no process and no file left.
+    fn job(
+        &self,
+        method: &'static str,
+        params: &impl Params,
+        chain: &Chain,
+        deadline: Instant,
+        reply: Reply,
+    ) -> Result<Job, RpcError> {
+        let count = params.count();
+        let mut params =
+            serde_json::to_string(params).map_err(|error| RpcError::new(rpc::ErrorKind::Invalid, error.to_string()))?;
+        if let Some(space) = self.member.space {
+            rpc::in_space(method, &mut params, space);
+        }
+        Ok(Job { member: self.member.clone(), method, count, params, chain: chain.clone(), deadline, reply })
+    }
+
+    /// Run `on_shutdown` handlers and end the kernel. When this returns there is no process and no file left. From a
+    /// kernel that others share only the plugin is gone, with all that it registered.
     ///
     /// `grace` is how long the handlers may take, and then again how long the kernel may take to end by itself.
     pub async fn shutdown(&self, grace: Duration) {
         let deadline = Instant::now() + grace;
-        let chain = Chain::root("shutdown", deadline);
+        let chain = Chain::root(rpc::SHUTDOWN, deadline);
         let empty = serde_json::Map::new();
-        if let Err(error) = self.request("shutdown", &empty, &chain, deadline).await {
-            tracing::debug!(plugin = &*self.name, %error, "shutdown");
+        let mut has_ended = self.kernel.death.borrow().is_some();
+        if !has_ended {
+            match self.request(rpc::SHUTDOWN, &empty, &chain, deadline).await {
+                Ok(_) => has_ended = true,
+                Err(error) => tracing::debug!(plugin = self.name(), %error, "shutdown"),
+            }
         }
-        let (done, stopped) = oneshot::channel();
-        if self.inbox.send(Mail::Stop { grace, done }).await.is_ok() {
-            // The actor's own waits are bounded.
-            let _ = stopped.await;
+        self.has_left.store(true, Ordering::Relaxed);
+        if self.kernel.members.leave(&self.member) {
+            self.kernel.end(grace).await;
+        } else if !has_ended {
+            self.forget();
         }
-        let tasks = std::mem::take(&mut *self.tasks.lock().unwrap_or_else(PoisonError::into_inner));
-        for task in tasks {
-            // Ended by itself, or panicked, which the runtime has reported.
-            let _ = task.await;
+    }
+
+    /// The others in its kernel go on without what it left behind. Nobody waits; the shim does it when it gets there.
+    fn forget(&self) {
+        let deadline = Instant::now() + FORGET;
+        let chain = Chain::root(rpc::SHUTDOWN, deadline);
+        let (reply, _) = oneshot::channel();
+        if let Ok(job) = self.job(rpc::SHUTDOWN, &serde_json::Map::new(), &chain, deadline, reply) {
+            // A kernel whose inbox is full has greater worries.
+            let _ = self.kernel.inbox.try_send(Mail::Job(job));
         }
     }
 }
 
 impl Drop for Plugin {
     fn drop(&mut self) {
-        for task in self.tasks.get_mut().unwrap_or_else(PoisonError::into_inner) {
-            task.abort();
+        if !self.has_left.load(Ordering::Relaxed) && !self.kernel.members.leave(&self.member) {
+            self.forget();
         }
     }
 }

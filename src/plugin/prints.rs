@@ -2,7 +2,7 @@
 //!
 //! Outputs come on a channel of their own and do not say which request they belong to, so they count for the one that
 //! runs when they arrive, and late ones for the next. What a plugin prints while it serves nobody has the same limit for
-//! each minute.
+//! each minute. In a shared kernel they belong to the plugin that is served, or was served last.
 
 use std::{
     sync::{
@@ -16,7 +16,7 @@ use tokio::time::timeout;
 
 use crate::{
     client::{Counters, Output, Outputs},
-    plugin::PluginNews,
+    plugin::{PluginNews, member::Member},
 };
 
 /// How long a flood has to be over before it is reported.
@@ -31,10 +31,9 @@ struct Dropped {
     bytes: u64,
 }
 
-/// Counts the outputs of one plugin.
+/// Counts the outputs of one kernel.
 #[derive(Debug)]
 pub(super) struct Prints {
-    limit_bytes: u64,
     /// Is a request served?
     busy: AtomicBool,
     state: Mutex<State>,
@@ -42,25 +41,40 @@ pub(super) struct Prints {
 
 #[derive(Debug)]
 struct State {
+    /// Whose outputs they are.
+    owner: Option<Arc<Member>>,
     left_bytes: u64,
     began: Instant,
     /// Since then.
     dropped: Dropped,
     /// Before, and not reported yet.
-    due: Dropped,
+    due: Vec<(Arc<Member>, Dropped)>,
 }
 
 impl Prints {
-    pub fn new(limit_bytes: u64) -> Self {
-        let (dropped, due) = (Dropped::default(), Dropped::default());
-        let state = Mutex::new(State { left_bytes: limit_bytes, began: Instant::now(), dropped, due });
-        Self { limit_bytes, busy: AtomicBool::new(false), state }
+    pub fn new(owner: Option<Arc<Member>>) -> Self {
+        let left_bytes = owner.as_ref().map_or(0, |owner| owner.output_bytes);
+        let (began, dropped, due) = (Instant::now(), Dropped::default(), Vec::new());
+        let state = Mutex::new(State { owner, left_bytes, began, dropped, due });
+        Self { busy: AtomicBool::new(false), state }
     }
 
-    /// A request of so many events or calls is begun.
-    pub fn begin(&self, count: usize) {
+    /// A request of so many events or calls of this plugin is begun.
+    pub fn begin(&self, owner: &Arc<Member>, count: usize) {
         self.busy.store(true, Ordering::Relaxed);
-        self.lock().begin(self.limit_bytes.saturating_mul(count as u64));
+        let mut state = self.lock();
+        state.belong_to(owner);
+        state.begin(owner.output_bytes.saturating_mul(count as u64));
+    }
+
+    /// Outputs are this plugin's now, which is served in the middle of another's request or has come back from there.
+    pub fn belong_to(&self, owner: &Arc<Member>) {
+        self.lock().belong_to(owner);
+    }
+
+    /// Whose they are.
+    pub fn owner(&self) -> Option<Arc<Member>> {
+        self.lock().owner.clone()
     }
 
     /// Is one served?
@@ -69,7 +83,12 @@ impl Prints {
     }
 
     /// Pass outputs on until the kernel is gone.
-    pub async fn forward(self: Arc<Self>, mut outputs: Outputs, counters: Arc<Counters>, news: impl Fn(PluginNews)) {
+    pub async fn forward(
+        self: Arc<Self>,
+        mut outputs: Outputs,
+        counters: Arc<Counters>,
+        news: impl Fn(&Member, PluginNews),
+    ) {
         loop {
             let next = match self.has_dropped(&counters) {
                 true => timeout(QUIET, outputs.next()).await,
@@ -77,10 +96,10 @@ impl Prints {
             };
             let is_over = match next {
                 Ok(Some(output)) => {
-                    let output = self.admit(output);
+                    let (owner, output) = self.admit(output);
                     self.report(false, &news);
-                    if let Some(output) = output {
-                        news(PluginNews::Output(output));
+                    if let (Some(owner), Some(output)) = (owner, output) {
+                        news(&owner, PluginNews::Output(output));
                     }
                     continue;
                 }
@@ -94,20 +113,21 @@ impl Prints {
         }
     }
 
-    /// The output, or as much of it as is still allowed.
-    fn admit(&self, output: Output) -> Option<Output> {
+    /// The output, or as much of it as is still allowed, and whose it is.
+    fn admit(&self, output: Output) -> (Option<Arc<Member>>, Option<Output>) {
         let mut state = self.lock();
+        let Some(owner) = state.owner.clone() else { return (None, None) };
         if !self.busy.load(Ordering::Relaxed) && state.began.elapsed() >= IDLE {
-            state.begin(self.limit_bytes);
+            state.begin(owner.output_bytes);
         }
         let size_bytes = output.size_bytes();
         if size_bytes <= state.left_bytes {
             state.left_bytes -= size_bytes;
-            return Some(output);
+            return (Some(owner), Some(output));
         }
         state.dropped.outputs += 1;
         state.dropped.bytes += size_bytes;
-        let Output::Stream { name, mut text } = output else { return None };
+        let Output::Stream { name, mut text } = output else { return (Some(owner), None) };
         let mut end = state.left_bytes as usize;
         while !text.is_char_boundary(end) {
             end -= 1;
@@ -115,7 +135,7 @@ impl Prints {
         text.truncate(end);
         state.dropped.bytes -= text.len() as u64;
         state.left_bytes = 0;
-        (!text.is_empty()).then_some(Output::Stream { name, text })
+        (Some(owner), (!text.is_empty()).then_some(Output::Stream { name, text }))
     }
 
     /// What the client dropped, because nobody was as fast as the kernel, counts too.
@@ -124,19 +144,19 @@ impl Prints {
         let mut state = self.lock();
         state.dropped.outputs += outputs;
         state.dropped.bytes += bytes;
-        state.dropped.outputs + state.due.outputs > 0
+        state.dropped.outputs > 0 || !state.due.is_empty()
     }
 
     /// Report what requests before this one lost and, when that is over, what it did.
-    fn report(&self, is_over: bool, news: &impl Fn(PluginNews)) {
+    fn report(&self, is_over: bool, news: &impl Fn(&Member, PluginNews)) {
         let mut state = self.lock();
         if is_over {
             state.settle();
         }
-        let Dropped { outputs, bytes } = std::mem::take(&mut state.due);
+        let due = std::mem::take(&mut state.due);
         drop(state);
-        if outputs > 0 {
-            news(PluginNews::OutputDropped { outputs, bytes, limit_bytes: self.limit_bytes });
+        for (owner, Dropped { outputs, bytes }) in due {
+            news(&owner, PluginNews::OutputDropped { outputs, bytes, limit_bytes: owner.output_bytes });
         }
     }
 
@@ -152,18 +172,56 @@ impl State {
         self.began = Instant::now();
     }
 
+    fn belong_to(&mut self, owner: &Arc<Member>) {
+        if self.owner.as_ref().is_none_or(|old| !Arc::ptr_eq(old, owner)) {
+            self.settle();
+            self.owner = Some(owner.clone());
+        }
+    }
+
     fn settle(&mut self) {
-        let Dropped { outputs, bytes } = std::mem::take(&mut self.dropped);
-        self.due.outputs += outputs;
-        self.due.bytes += bytes;
+        let dropped = std::mem::take(&mut self.dropped);
+        let Some(owner) = &self.owner else { return };
+        if dropped.outputs == 0 {
+            return;
+        }
+        match self.due.last_mut() {
+            Some((last, due)) if Arc::ptr_eq(last, owner) => {
+                due.outputs += dropped.outputs;
+                due.bytes += dropped.bytes;
+            }
+            _ => self.due.push((owner.clone(), dropped)),
+        }
     }
 }
 
 #[cfg(test)]
 mod tests {
-    use serde_json::json;
+    use serde_json::{json, value::RawValue};
 
     use super::*;
+    use crate::{
+        chain::Chain,
+        plugin::{Answer, Emission, HostCalls},
+    };
+
+    struct Nobody;
+
+    impl HostCalls for Nobody {
+        fn call(&self, _: &str, _: Chain, _: String, _: Box<RawValue>) -> Answer<crate::blob::Parcel> {
+            unreachable!("nothing runs")
+        }
+
+        fn emit(&self, _: &str, _: Chain, _: Emission) -> Answer<()> {
+            unreachable!("nothing runs")
+        }
+
+        fn news(&self, _: &str, _: PluginNews) {}
+    }
+
+    fn member(name: &str) -> Arc<Member> {
+        Arc::new(Member { name: name.into(), space: None, host: Arc::new(Nobody), output_bytes: 10 })
+    }
 
     fn print(text: &str) -> Output {
         Output::Stream { name: "stdout".into(), text: text.into() }
@@ -171,7 +229,7 @@ mod tests {
 
     fn reported(prints: &Prints, is_over: bool) -> Vec<(u64, u64)> {
         let found = Mutex::new(Vec::new());
-        prints.report(is_over, &|news| match news {
+        prints.report(is_over, &|_, news| match news {
             PluginNews::OutputDropped { outputs, bytes, limit_bytes: 10 } => {
                 found.lock().expect("no panic").push((outputs, bytes));
             }
@@ -182,19 +240,35 @@ mod tests {
 
     #[test]
     fn what_is_over_the_limit_is_dropped_and_reported_once() {
-        let prints = Prints::new(10);
-        prints.begin(1);
-        assert_eq!(prints.admit(print("1234567")), Some(print("1234567")));
-        assert_eq!(prints.admit(print("8äöü")), Some(print("8ä")));
-        assert_eq!(prints.admit(print("x")), None);
+        let owner = member("a");
+        let prints = Prints::new(None);
+        prints.begin(&owner, 1);
+        assert_eq!(prints.admit(print("1234567")).1, Some(print("1234567")));
+        assert_eq!(prints.admit(print("8äöü")).1, Some(print("8ä")));
+        assert_eq!(prints.admit(print("x")).1, None);
         let plot = json!({"image/png": "xxxx"}).as_object().cloned().expect("an object");
-        assert_eq!(prints.admit(Output::Display { data: plot, metadata: serde_json::Map::new() }), None);
+        assert_eq!(prints.admit(Output::Display { data: plot, metadata: serde_json::Map::new() }).1, None);
         assert_eq!(reported(&prints, false), []);
-        prints.begin(2);
+        prints.begin(&owner, 2);
         assert_eq!(reported(&prints, false), [(3, 4 + 1 + 4)]);
-        assert_eq!(prints.admit(print(&"x".repeat(20))), Some(print(&"x".repeat(20))));
+        assert_eq!(prints.admit(print(&"x".repeat(20))).1, Some(print(&"x".repeat(20))));
         assert_eq!(reported(&prints, true), []);
-        assert_eq!(prints.admit(print("x")), None);
+        assert_eq!(prints.admit(print("x")).1, None);
         assert_eq!(reported(&prints, true), [(1, 1)]);
+    }
+
+    #[test]
+    fn what_is_dropped_is_reported_of_whom_it_was() {
+        let (a, b) = (member("a"), member("b"));
+        let prints = Prints::new(None);
+        assert_eq!(prints.admit(print("before anybody came")).1, None);
+        prints.begin(&a, 1);
+        assert_eq!(prints.admit(print(&"x".repeat(11))).0.map(|owner| owner.name.to_string()), Some("a".into()));
+        prints.belong_to(&b);
+        assert_eq!(prints.admit(print("y")).0.map(|owner| owner.name.to_string()), Some("b".into()));
+        prints.begin(&a, 1);
+        let found = Mutex::new(Vec::new());
+        prints.report(true, &|owner, _| found.lock().expect("no panic").push(owner.name.to_string()));
+        assert_eq!(found.into_inner().expect("no panic"), ["a", "b"]);
     }
 }

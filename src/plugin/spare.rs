@@ -114,6 +114,20 @@ impl Spare {
         }
     }
 
+    /// It was at hand: the time that its own start took is nobody's.
+    #[must_use]
+    pub fn used(mut self) -> Self {
+        (self.startup.warm, self.startup.host_ms) = (true, 0.0);
+        self
+    }
+
+    /// What came before its start: discovery, and others that were started first.
+    pub(crate) fn waited(&mut self, discover: Duration, queued: Duration) {
+        let startup = &mut self.startup;
+        (startup.discover_ms, startup.queued_ms) = (milliseconds(discover), milliseconds(queued));
+        startup.host_ms = milliseconds(discover + Duration::from_secs_f64(startup.host_ms / 1000.0));
+    }
+
     /// Was its kernel started as `source` wants it?
     ///
     /// # Errors

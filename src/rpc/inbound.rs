@@ -37,6 +37,8 @@ pub enum Inbound {
         message: String,
         /// Further values.
         fields: Value,
+        /// Which plugin's, in a shared kernel.
+        space: Option<u64>,
     },
     /// News about long work.
     Progress {
@@ -46,6 +48,8 @@ pub enum Inbound {
         total: Option<f64>,
         /// What is being done.
         message: String,
+        /// Which plugin's, in a shared kernel.
+        space: Option<u64>,
     },
     /// Not a message of the protocol; counted and shown, otherwise ignored.
     Bad {
@@ -152,6 +156,7 @@ impl Inbound {
     fn notification(method: &str, params: Option<&RawValue>) -> Self {
         let params = || params.and_then(|params| serde_json::from_str::<Value>(params.get()).ok()).unwrap_or_default();
         let text = |value: &Value| value.as_str().map_or_else(|| value.to_string(), str::to_owned);
+        let space = |params: &Value| params["space"].as_f64().map(|space| space as u64);
         match method {
             "ready" => Self::Ready,
             "log" => {
@@ -162,7 +167,8 @@ impl Inbound {
                     Some("error") => LogLevel::Error,
                     _ => LogLevel::Info,
                 };
-                Self::Log { level, message: text(&params["message"]), fields: params["fields"].take() }
+                let (fields, space) = (params["fields"].take(), space(&params));
+                Self::Log { level, message: text(&params["message"]), fields, space }
             }
             "progress" => {
                 let params = params();
@@ -170,6 +176,7 @@ impl Inbound {
                     done: params["done"].as_f64().unwrap_or_default(),
                     total: params["total"].as_f64(),
                     message: params["message"].as_str().unwrap_or_default().to_owned(),
+                    space: space(&params),
                 }
             }
             _ => Self::Bad { reason: format!("unknown notification `{method}`") },

@@ -16,7 +16,7 @@ pub use frame::{FrameError, take_frame};
 pub use inbound::{Handler, HandlerKind, Inbound, InitializeResult, LoadResult, LogLevel, Outcome, Outcomes, Plea};
 pub use outbound::{
     Call, CallTable, Cell, Deliver, DeliverBatch, DeliverSeries, EventBody, Filtered, Initialize, Load, Params,
-    PluginId, may_be_batched, notification, response, write_request,
+    PluginId, SHUTDOWN, in_space, may_be_batched, notification, response, write_request,
 };
 pub use oversized::{HEAD_BYTES, too_large};
 
@@ -42,6 +42,9 @@ pub const COLUMNS: &str = "columns";
 
 /// The feature of a host and of a shim that pass tables to each other as Arrow IPC streams.
 pub const ARROW: &str = "arrow";
+
+/// The feature of a shim that keeps several plugins apart, each in a space of its own.
+pub const SHARED: &str = "shared";
 
 /// What this host can do beyond the protocol's core.
 pub const FEATURES: &[&str] = if cfg!(feature = "arrow") { &[ROWS, COLUMNS, ARROW] } else { &[ROWS, COLUMNS] };

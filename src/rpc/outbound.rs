@@ -186,6 +186,18 @@ pub fn write_request(message: &mut String, id: u64, method: &str, params: &str) 
     message.push('}');
 }
 
+/// Name the plugin in a shared kernel that `params`, one of our own objects, is meant for. Handlers have ids of their own
+/// there, so whatever names one does without.
+pub fn in_space(method: &str, params: &mut String, space: u64) {
+    if matches!(method, "initialize" | "load" | "call" | "table" | SHUTDOWN) {
+        let more = if params.len() > 2 { "," } else { "" };
+        params.insert_str(1, &format!(r#""space":{space}{more}"#));
+    }
+}
+
+/// The request that ends a plugin: its `on_shutdown` functions run, and in a shared kernel its namespace is dropped.
+pub const SHUTDOWN: &str = "shutdown";
+
 /// May this method be one of several in one message? Each then is a thing of its own, whatever comes of the others.
 pub fn may_be_batched(method: &str) -> bool {
     matches!(method, "call" | "event" | "filter")
@@ -234,6 +246,18 @@ mod tests {
             response(3, Err(&error)),
             r#"{"jsonrpc":"2.0","id":3,"error":{"code":-32001,"message":"no","data":{"kind":"Denied"}}}"#
         );
+    }
+
+    #[test]
+    fn a_space_is_named_first() {
+        let named = |method: &str, params: &str| {
+            let mut params = params.to_owned();
+            in_space(method, &mut params, 7);
+            params
+        };
+        assert_eq!(named("call", r#"{"name":"f","args":[]}"#), r#"{"space":7,"name":"f","args":[]}"#);
+        assert_eq!(named(SHUTDOWN, "{}"), r#"{"space":7}"#);
+        assert_eq!(named("event", r#"{"handler":1}"#), r#"{"handler":1}"#);
     }
 
     #[test]

@@ -47,6 +47,11 @@ macro_rules! languages {
             }
 
             #[tokio::test]
+            async fn shared() {
+                super::conforms_shared(stringify!($language)).await;
+            }
+
+            #[tokio::test]
             async fn thread() {
                 super::conforms(stringify!($language), "pipe", Thread).await;
             }
@@ -93,6 +98,25 @@ async fn conforms(name: &str, carrier: &'static str, activation: Activation) {
     all_cases(Subject::new(name, language, carrier, activation)).await;
 }
 
+/// The same in a kernel that several plugins may share, served as the language is served best.
+async fn conforms_shared(name: &str) {
+    let installed = Installed::look();
+    if !installed.has(name) {
+        return;
+    }
+    let language = &installed.languages.find(name).expect("a folder").language;
+    if !language.shim.as_ref().is_some_and(|shim| shim.shared) {
+        println!("plugins in {name} cannot share a kernel");
+        return;
+    }
+    let carrier = if language.turn.pipe.is_some() { "pipe" } else { "jupyter" };
+    let activation = Activation::choose(&language.turn, None, carrier == "pipe").expect("there is one");
+    let _permit = KERNELS.acquire().await.expect("open");
+    let mut subject = Subject::new(name, language, carrier, activation);
+    subject.shared = true;
+    all_cases(subject).await;
+}
+
 /// The older ipykernel, which has another event loop; `KERNELBRIDGE_TEST_IPYKERNEL6` names a Python that has it.
 #[tokio::test]
 async fn ipykernel_6_conforms_too() {
@@ -123,7 +147,8 @@ async fn ipykernel_6_conforms_too() {
 }
 
 async fn all_cases(subject: Subject) {
-    let name = format!("{}/{}/{}", subject.name, subject.carrier, subject.activation);
+    let shared = if subject.shared { "/shared" } else { "" };
+    let name = format!("{}/{}/{}{shared}", subject.name, subject.carrier, subject.activation);
     let mut report = Report { subject: name.clone(), passed: 0, failed: Vec::new() };
     main_cases(&subject, &mut report).await;
     report.case("syntax error at load", syntax_error(&subject)).await;

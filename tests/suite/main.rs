@@ -14,6 +14,7 @@
 //! - `hostile`: a kernel that misbehaves in every way we could think of
 //! - `parsers`: broken manifests, kernelspecs, languages, notebooks, RPC messages and frames
 //! - `security`: environment, limits, sandboxes, on real kernels
+//! - `shared`: many plugins in one kernel
 //! - `turns`: a shim that does what real ones do rarely
 //! - `warm`: kernels at hand, plugins and instances added to a running host, phases of a start
 //! - `wire`: our messages against jupyter_client's and jupyter-protocol's, schemas, mutations
@@ -35,6 +36,7 @@ mod hostile;
 mod parsers;
 mod security;
 mod series;
+mod shared;
 mod support;
 mod turns;
 mod warm;

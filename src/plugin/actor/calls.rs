@@ -11,6 +11,7 @@ use crate::{
     plugin::{
         Answer, Emission, PluginNews,
         actor::{Actor, CallOutcome, Fate, Frame},
+        member::Member,
     },
     rpc::{self, ErrorKind, Plea, RpcError},
 };
@@ -28,17 +29,23 @@ impl Actor {
             Some(Frame::Serving { id, .. }) if *id == answered => {}
             _ => {
                 let reason = format!("a response to request {answered}, which it does not serve");
-                return self.host.news(&self.name, PluginNews::Odd { reason });
+                return self.news(None, PluginNews::Odd { reason });
             }
         }
-        let Some(Frame::Serving { reply, fate, .. }) = self.state.stack.pop() else { return };
+        let Some(Frame::Serving { reply, fate, member, .. }) = self.state.stack.pop() else { return };
         self.graph.lock().unwrap_or_else(PoisonError::into_inner).pop(&self.seat);
         if fate != Fate::Running {
             self.client.clear_cancel();
         }
+        // What waits below goes on.
+        if member.space.is_some()
+            && let Some(below) = self.served()
+        {
+            self.prints.belong_to(&below);
+        }
         if let Some(reply) = reply {
-            let result = result.map_err(|error| error.by_plugin(&self.name));
-            let result = result.and_then(|json| self.unpack(json).map_err(|error| error.in_plugin(&self.name)));
+            let result = result.map_err(|error| error.by_plugin(&member.name));
+            let result = result.and_then(|json| self.unpack(json).map_err(|error| error.in_plugin(&member.name)));
             drop(reply.send(result));
         }
     }
@@ -47,16 +54,16 @@ impl Actor {
     pub(super) fn asked(&mut self, id: u64, plea: Result<Plea, RpcError>) {
         // A handler that was interrupted while it waited for a call, and calls again.
         self.give_up_call();
-        let chain = match self.state.stack.last() {
-            Some(Frame::Serving { chain, deadline, .. }) => {
-                Chain { deadline: chain.deadline.min(*deadline), ..chain.clone() }
+        let (member, chain) = match self.state.stack.last() {
+            Some(Frame::Serving { member, chain, deadline, .. }) => {
+                (member.clone(), Chain { deadline: chain.deadline.min(*deadline), ..chain.clone() })
             }
             _ => {
                 let error = RpcError::new(ErrorKind::Cancelled, "no handler is running; calls belong inside one");
                 return self.send(rpc::response(id, Err(&error)));
             }
         };
-        let (answer, args) = self.begin(chain, plea).unwrap_or_else(|error| {
+        let (answer, args) = self.begin(&member, chain, plea).unwrap_or_else(|error| {
             let answer: Answer<Parcel> = Box::pin(std::future::ready(Err(error)));
             (answer, Held::default())
         });
@@ -69,15 +76,20 @@ impl Actor {
     }
 
     /// The answer to come, and what has to be held until then.
-    fn begin(&self, chain: Chain, plea: Result<Plea, RpcError>) -> Result<(Answer<Parcel>, Held), RpcError> {
+    fn begin(
+        &self,
+        member: &Member,
+        chain: Chain,
+        plea: Result<Plea, RpcError>,
+    ) -> Result<(Answer<Parcel>, Held), RpcError> {
         Ok(match plea? {
             Plea::Call { name, args } => {
                 let (args, held) = self.unpack(args)?.into_parts();
-                (self.host.call(&self.name, chain, name, args), held)
+                (member.host.call(&member.name, chain, name, args), held)
             }
             Plea::Emit { topic, data, key } => {
                 let (data, held) = self.unpack(data)?.into_parts();
-                let accepted = self.host.emit(&self.name, chain, Emission { topic, data, key });
+                let accepted = member.host.emit(&member.name, chain, Emission { topic, data, key });
                 (Box::pin(async { accepted.await.map(|()| rpc::null().into()) }), held)
             }
         })

@@ -1,14 +1,15 @@
 //! How turns and kernels end, and what becomes of the requests under way.
 
-use std::sync::PoisonError;
+use std::sync::{Arc, PoisonError};
 
 use crate::{
     client::ClientError,
     language::Activation,
     plugin::{
-        PluginNews,
-        actor::{Actor, Fate, Frame, Phase, Queued, Reply},
+        PluginNews, Reply,
+        actor::{Actor, Fate, Frame, Phase, Queued},
         gone,
+        member::Member,
         turn::TurnError,
     },
     provision::Exit,
@@ -56,7 +57,7 @@ impl Actor {
                 };
                 let error = RpcError::new(ErrorKind::Cancelled, format!("the turn was ended{what}"));
                 let replies = self.unwind();
-                self.state.limbo.extend(replies.into_iter().map(|reply| (reply, error.clone().in_plugin(&self.name))));
+                self.state.limbo.extend(replies.into_iter().map(|(reply, member)| (reply, member, error.clone())));
             }
         }
     }
@@ -101,26 +102,42 @@ impl Actor {
     }
 
     pub(super) fn die(&mut self, error: RpcError) {
-        let error = error.in_plugin(&self.name);
         self.state.turn = None;
-        let lost = std::mem::take(&mut self.state.limbo).into_iter().map(|(reply, _)| reply);
-        for reply in self.unwind().into_iter().chain(lost) {
-            drop(reply.send(Err(error.clone())));
+        // Whoever was served when it died is to blame for it; if nobody was, nobody knows.
+        let blamed = self.served().or_else(|| self.state.limbo.last().map(|(_, member, _)| member.clone()));
+        let error = self.told(error, blamed.as_deref());
+        let lost = std::mem::take(&mut self.state.limbo).into_iter().map(|(reply, member, _)| (reply, member));
+        for (reply, member) in self.unwind().into_iter().chain(lost) {
+            drop(reply.send(Err(error.clone().in_plugin(&member.name))));
         }
-        self.host.news(&self.name, PluginNews::Gone { reason: error.message.clone() });
+        self.members.blame(blamed);
+        for member in self.members.all() {
+            member.news(PluginNews::Gone { reason: error.message.clone() });
+        }
         self.death.send_replace(Some(error.clone()));
         self.state.dead = Some(error);
     }
 
-    /// Take everything off the stack; returns who waits for it.
-    pub(super) fn unwind(&mut self) -> Vec<Reply> {
+    /// Of a kernel that several plugins share, all are told with whom they lost it, and by which of them.
+    fn told(&self, error: RpcError, blamed: Option<&Member>) -> RpcError {
+        let all = self.members.all();
+        if all.iter().all(|member| member.space.is_none()) {
+            return all.iter().fold(error, |error, member| error.in_plugin(&member.name));
+        }
+        let by = blamed.map_or_else(String::new, |member| format!(" while it served `{}`", member.name));
+        let message = format!("the kernel shared by {} died{by}: {}", self.members.names(), error.message);
+        RpcError { message, ..error }
+    }
+
+    /// Take everything off the stack; returns who waits for it, and of which plugin.
+    pub(super) fn unwind(&mut self) -> Vec<(Reply, Arc<Member>)> {
         let mut graph = self.graph.lock().unwrap_or_else(PoisonError::into_inner);
         let mut replies = Vec::new();
         for frame in self.state.stack.drain(..) {
             match frame {
-                Frame::Serving { reply, .. } => {
+                Frame::Serving { reply, member, .. } => {
                     graph.pop(&self.seat);
-                    replies.extend(reply);
+                    replies.extend(reply.map(|reply| (reply, member)));
                 }
                 Frame::Waiting { abort, .. } => abort.abort(),
             }
@@ -133,7 +150,7 @@ impl Actor {
             if told {
                 self.graph.lock().unwrap_or_else(PoisonError::into_inner).stop_waiting(job.chain.id, &self.seat);
             }
-            drop(job.reply.send(Err(error.in_plugin(&self.name))));
+            drop(job.reply.send(Err(error.in_plugin(&job.member.name))));
         }
     }
 }

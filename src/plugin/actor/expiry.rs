@@ -98,7 +98,8 @@ impl Actor {
     /// call, then interrupted, then killed. Returns true when the kernel is gone.
     async fn expire_frame(&mut self, index: usize, now: Instant) -> bool {
         let (is_top, is_covered) = (index + 1 == self.state.stack.len(), self.is_covered(index));
-        let Some(Frame::Serving { deadline, reply, is_patient, fate, chain, .. }) = self.state.stack.get_mut(index)
+        let Some(Frame::Serving { member, deadline, reply, is_patient, fate, chain, .. }) =
+            self.state.stack.get_mut(index)
         else {
             return false;
         };
@@ -106,7 +107,7 @@ impl Actor {
         match *fate {
             Fate::Running if now >= *deadline => {
                 if !*is_patient && let Some(reply) = reply.take() {
-                    drop(reply.send(Err(error.clone().in_plugin(&self.name))));
+                    drop(reply.send(Err(error.clone().in_plugin(&member.name))));
                 }
                 if is_covered {
                     return false;

@@ -25,7 +25,8 @@ use crate::{
     client::KernelClient,
     language::{Activation, Language},
     plugin::{
-        Carrier, HostCalls, Job, Mail, PluginNews, SharedGraph, Way,
+        Carrier, Job, Mail, PluginNews, Reply, SharedGraph, Way,
+        member::{Member, Members},
         prints::Prints,
         turn::{Turn, TurnError, TurnEvent},
     },
@@ -46,7 +47,10 @@ const QUEUED: usize = 1024;
 
 /// Owns one kernel.
 pub(super) struct Actor {
+    /// For the log: the plugin's, or that of a kernel that several share.
     pub name: Arc<str>,
+    /// Who is in the kernel.
+    pub members: Arc<Members>,
     /// Its name in the graph.
     pub seat: Arc<str>,
     /// Told when the kernel is gone.
@@ -58,7 +62,6 @@ pub(super) struct Actor {
     /// Where its kernel puts large values.
     pub outbox: Option<Outbox>,
     pub prints: Arc<Prints>,
-    pub host: Arc<dyn HostCalls>,
     pub graph: SharedGraph,
     pub inbox: mpsc::Receiver<Mail>,
     pub state: State,
@@ -85,7 +88,7 @@ pub(super) struct State {
     fallen: u32,
     /// Requests whose turn ended under them. If another turn opens they were cancelled; if not, the interpreter is gone:
     /// Bash and Prolog restart theirs, empty, and say that all is well.
-    limbo: Vec<(Reply, RpcError)>,
+    limbo: Vec<(Reply, Arc<Member>, RpcError)>,
     /// Why the kernel is gone.
     dead: Option<RpcError>,
     stop: Option<(Duration, oneshot::Sender<()>)>,
@@ -93,7 +96,6 @@ pub(super) struct State {
 
 /// A call of the plugin's under way, with its token.
 type HostCall = Pin<Box<dyn Future<Output = (u64, CallOutcome)> + Send>>;
-type Reply = oneshot::Sender<Result<Parcel, RpcError>>;
 type CallOutcome = Result<Result<Parcel, RpcError>, Aborted>;
 
 struct Queued {
@@ -125,6 +127,8 @@ enum Frame {
     /// The plugin serves a request of ours.
     Serving {
         id: u64,
+        /// The plugin that serves it: whatever is asked meanwhile, it asks.
+        member: Arc<Member>,
         chain: Chain,
         deadline: Instant,
         reply: Option<Reply>,
@@ -275,7 +279,8 @@ impl Actor {
                 if told {
                     self.graph.lock().unwrap_or_else(PoisonError::into_inner).stop_waiting(job.chain.id, &self.seat);
                 }
-                drop(job.reply.send(Err(RpcError { not_begun: true, ..error.clone() })));
+                let error = RpcError { not_begun: true, ..error.clone() };
+                drop(job.reply.send(Err(error.in_plugin(&job.member.name))));
             }
             return;
         }
@@ -325,7 +330,8 @@ impl Actor {
     /// Index of the first queued job that may start now.
     fn startable(&mut self) -> Option<usize> {
         self.state.queued.retain(|queued| {
-            let wanted = !queued.job.reply.is_closed();
+            // Whoever said that a plugin is to leave may be gone before it has left.
+            let wanted = !queued.job.reply.is_closed() || queued.job.method == rpc::SHUTDOWN;
             if !wanted && queued.told {
                 let mut graph = self.graph.lock().unwrap_or_else(PoisonError::into_inner);
                 graph.stop_waiting(queued.job.chain.id, &self.seat);
@@ -370,6 +376,10 @@ impl Actor {
             if !jobs.is_empty() && (bytes > BATCH_BYTES || !rpc::may_be_batched(job.method)) {
                 break;
             }
+            // If the kernel dies in the middle, nobody else is to answer for it.
+            if jobs.first().is_some_and(|(first, _): &(Queued, _)| !Arc::ptr_eq(&first.job.member, &job.member)) {
+                break;
+            }
             let is_last = !rpc::may_be_batched(job.method);
             match self.pack(&job.params) {
                 Ok(packed) => jobs.extend(self.state.queued.remove(index).map(|queued| (queued, packed))),
@@ -386,9 +396,13 @@ impl Actor {
 
     /// The first is served first, so it is on top of the stack.
     fn start_jobs(&mut self, jobs: Vec<(Queued, (Option<String>, Held))>) {
-        if self.state.stack.is_empty() {
-            self.clean_now_and_then();
-            self.prints.begin(jobs.iter().map(|(queued, _)| queued.job.count).sum());
+        match jobs.first() {
+            Some((Queued { job, .. }, _)) if self.state.stack.is_empty() => {
+                self.prints.begin(&job.member, jobs.iter().map(|(queued, _)| queued.job.count).sum());
+                self.clean_now_and_then();
+            }
+            Some((Queued { job, .. }, _)) if job.member.space.is_some() => self.prints.belong_to(&job.member),
+            _ => {}
         }
         let mut message = String::new();
         let first = self.state.next_id + 1;
@@ -412,6 +426,7 @@ impl Actor {
                 graph.push(&self.seat, job.chain.id);
                 self.state.stack.push(Frame::Serving {
                     id,
+                    member: job.member,
                     chain: job.chain,
                     deadline: job.deadline,
                     reply: Some(job.reply),
@@ -502,27 +517,43 @@ impl Actor {
                 {
                     open.phase = Phase::Ready { idle_since: None };
                     self.state.worked = true;
-                    for (reply, error) in self.state.limbo.drain(..) {
-                        drop(reply.send(Err(error)));
+                    for (reply, member, error) in self.state.limbo.drain(..) {
+                        drop(reply.send(Err(error.in_plugin(&member.name))));
                     }
                 }
             }
             Inbound::Response { id, result } => self.finished(id, result),
             Inbound::Request { id, plea } => self.asked(id, plea),
-            Inbound::Log { level, message, fields } => {
-                self.host.news(&self.name, PluginNews::Log { level, message, fields });
+            Inbound::Log { level, message, fields, space } => {
+                self.news(space, PluginNews::Log { level, message, fields });
             }
-            Inbound::Progress { done, total, message } => {
-                self.host.news(&self.name, PluginNews::Progress { done, total, message });
+            Inbound::Progress { done, total, message, space } => {
+                self.news(space, PluginNews::Progress { done, total, message });
             }
-            Inbound::Bad { reason } => self.host.news(&self.name, PluginNews::Odd { reason }),
+            Inbound::Bad { reason } => self.news(None, PluginNews::Odd { reason }),
         }
+    }
+
+    /// News of the plugin in this space, else of that which is served, or was served last.
+    fn news(&self, space: Option<u64>, news: PluginNews) {
+        let named = space.and_then(|space| self.members.find(space));
+        if let Some(member) = named.or_else(|| self.served()).or_else(|| self.prints.owner()) {
+            member.news(news);
+        }
+    }
+
+    /// The plugin that is served: whose request is on top of the stack.
+    fn served(&self) -> Option<Arc<Member>> {
+        self.state.stack.iter().rev().find_map(|frame| match frame {
+            Frame::Serving { member, .. } => Some(member.clone()),
+            Frame::Waiting { .. } => None,
+        })
     }
 
     async fn refuse_keyboard(&mut self, input: &crate::client::Input) {
         let reason =
             format!("asked the keyboard behind the shim's back (`{}`); answered with an empty line", input.prompt);
-        self.host.news(&self.name, PluginNews::Odd { reason });
+        self.news(None, PluginNews::Odd { reason });
         if let Some(open) = &self.state.turn {
             // A turn that cannot be answered reports it next.
             let _ = open.turn.answer_keyboard(input, "").await;

@@ -61,6 +61,8 @@ pub struct Subject {
     pub language: Language,
     pub carrier: &'static str,
     pub activation: Activation,
+    /// Its plugins share a kernel.
+    pub shared: bool,
     pub dir: tempfile::TempDir,
     pub expect: Expect,
     /// With what `test.seen` was called.
@@ -74,8 +76,8 @@ impl Subject {
             Err(_) => Expect::new(),
         };
         let dir = tempfile::tempdir().expect("a folder");
-        let (language, seen) = (language.clone(), Arc::default());
-        Self { name: name.into(), kernel: None, language, carrier, activation, dir, expect, seen }
+        let (name, kernel, language) = (name.into(), None, language.clone());
+        Self { name, kernel, language, carrier, activation, shared: false, dir, expect, seen: Arc::default() }
     }
 
     pub fn plugin_name(&self) -> String {
@@ -93,6 +95,9 @@ impl Subject {
         if language == self.name {
             plugin.insert("carrier".into(), self.carrier.into());
             plugin.insert("activation".into(), self.activation.name().into());
+            if self.shared {
+                plugin.insert("isolation".into(), "shared".into());
+            }
             if let Some((kernel, _)) = &self.kernel {
                 plugin.insert("kernel".into(), kernel.as_str().into());
             }

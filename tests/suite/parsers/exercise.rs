@@ -36,8 +36,6 @@ pub fn manifest(bytes: &[u8]) -> bool {
     match Manifest::parse(text, "plugin.toml") {
         Ok(manifest) => {
             assert!(manifest.kernelspec().is_some() || manifest.language().is_some());
-            let lines = text.lines().count().max(1);
-            assert!(manifest.unsupported().iter().all(|problem| problem.line <= lines));
             true
         }
         Err(error) => {
