@@ -216,7 +216,9 @@ local({
     initialize = function(params) {
       config <<- params$config
       if (!is.null(params$folder)) setwd(params$folder)
-      list(bridge = "1", language = "r", interpreter = R.version.string, features = list("series", "columns"))
+      # On `jupyter` a response waits for the host's next message, and the rest of an array would wait with it.
+      features <- as.list(c("series", "columns", if (!is.null(up)) "batch"))
+      list(bridge = "1", language = "r", interpreter = R.version.string, features = features)
     },
     load = function(params) {
       handlers <<- exports <<- shutdowns <<- list()
@@ -265,10 +267,10 @@ local({
     call = function(params) invoke(exports[[params$name]] %||% not_found("no function `", params$name, "`"), params$args),
     shutdown = function(params) for (fn in shutdowns) invoke(fn, list()))
 
-  serve <- function(message) {
+  serve <- function(message, last = served) {
     if (message$method == "end") ended <<- TRUE
-    if (is.null(message$id) || message$id <= served) return()
-    served <<- message$id
+    if (is.null(message$id) || message$id <= last) return()
+    served <<- max(served, message$id)
     text <- if (message$method == "series") series(message$params) else attempt(message$method, message$params)
     if (ended) return()
     show_output()
@@ -313,8 +315,12 @@ local({
     say("\"method\":\"ready\"")
     while (!ended) {
       message <- hear()
-      forget_interrupt()  # one that came too late for the handler it was meant for
-      if (!is.null(message$method)) serve(message)
+      messages <- if (is.null(names(message))) message else list(message)
+      last <- served  # what comes back to us from one of several has a greater id than the next
+      for (message in messages) {
+        forget_interrupt()  # one that came too late for the handler it was meant for
+        if (!ended && !is.null(message$method)) serve(message, last)
+      }
     }
   }
   # The author's keyboard reads become a host call, also inside packages.
