@@ -1,5 +1,6 @@
 //! Plugins in any language that has a Jupyter kernel.
 
+pub mod blob;
 pub mod chain;
 pub mod channels;
 pub mod cli;

@@ -36,6 +36,11 @@ const now = Now(nothing, "", Channel{String}(1), Channel{String}(1), true, false
 const tags, handlers, exports, farewells = [], Dict{Int,Any}(), Dict{String,Any}(), []  # of the plugin as loaded
 const notes_lock = ReentrantLock()  # authors may log from threads
 
+const dtypes = Dict("f64" => Float64, "f32" => Float32, "i64" => Int64, "i32" => Int32, "i16" => Int16, "i8" => Int8,
+                    "u64" => UInt64, "u32" => UInt32, "u16" => UInt16, "u8" => UInt8, "bool" => Bool)
+const Element = Union{values(dtypes)...}
+const blobs = Ref(0)  # files of large values so far
+
 # ---- JSON: a codec of our own, because a kernel without packages has none
 put(io, x, depth) = throw(ArgumentError("a value of type $(typeof(x)) has no JSON form"))
 put(io, ::Union{Nothing,Missing}, depth) = print(io, "null")
@@ -43,7 +48,11 @@ put(io, x::Union{Bool,Integer}, depth) = print(io, x)
 put(io, x::Real, depth) = put(io, Float64(x), depth)
 put(io, x::Float64, depth) = print(io, isfinite(x) ? x : "null")
 put(io, x::Union{Symbol,AbstractChar,AbstractString,Dates.TimeType}, depth) = put(io, string(x), depth)
-put(io, x::AbstractVector{UInt8}, depth) = print(io, "{\"\$bytes\":\"", Base64.base64encode(x), "\"}")
+function put(io, x::AbstractVector{UInt8}, depth)
+    sizeof(x) < 65536 ? print(io, "{\"\$bytes\":\"", Base64.base64encode(x), "\"}") : put_blob(io, x, ",\"bytes\":true")
+end
+put(io, x::AbstractMatrix{<:Element}, depth) = put_blob(io, x)
+put(io, x::AbstractArray{<:Element,3}, depth) = put_blob(io, x)
 function put(io, text::String, depth)
     isvalid(text) || throw(ArgumentError("a string is not UTF-8"))
     start, stop = 1, ncodeunits(text)
@@ -58,8 +67,10 @@ function put(io, text::String, depth)
     GC.@preserve text unsafe_write(io, pointer(text, start), stop + 1 - start)
     write(io, '"')
 end
-put(io, items::Union{AbstractVector,Tuple,AbstractSet}, depth) =
+function put(io, items::Union{AbstractVector,Tuple,AbstractSet}, depth)
+    items isa AbstractVector{<:Element} && sizeof(items) >= 65536 && return put_blob(io, items)
     put_all(item -> put(io, item, depth + 1), io, items, "[]", depth)
+end
 put(io, table::Union{AbstractDict,NamedTuple}, depth) = put_all(io, pairs(table), "{}", depth) do (key, item)
     put(io, string(key), depth)
     write(io, ':')
@@ -73,6 +84,32 @@ function put_all(put_one, io, items, brackets, depth)
         put_one(item)
     end
     write(io, brackets[2])
+end
+# Large values: files, or chunks of base64. In files the last index varies first, in Julia the first.
+function put_blob(io, x, more = "")
+    data = Array(ndims(x) > 1 ? permutedims(x, ndims(x):-1:1) : x)
+    if now.carrier == "jupyter" || sizeof(data) < 65536
+        bytes = collect(reinterpret(UInt8, vec(data)))
+        content = [Base64.base64encode(bytes[at:min(at + 786431, end)]) for at in 1:786432:length(bytes)]
+    else
+        content = joinpath(ENV["KERNELBRIDGE_BLOBS"], string(blobs[] += 1))
+        write(content, data)
+    end
+    print(io, "{\"\$blob\":")
+    put(io, content, 0)
+    print(io, ",\"dtype\":\"", only(name for (name, type) in dtypes if type == eltype(data)), "\",\"shape\":")
+    put(io, collect(size(x)), 0)
+    print(io, more, '}')
+end
+function get_blob(table)
+    content, shape = table["\$blob"], Int[table["shape"]...]
+    data = Vector{dtypes[table["dtype"]]}(undef, prod(shape))
+    if content isa String
+        read!(content, data)
+    else
+        read!(IOBuffer(reduce(vcat, Base64.base64decode.(content), init = UInt8[])), data)
+    end
+    length(shape) > 1 ? permutedims(reshape(data, reverse(shape)...), length(shape):-1:1) : data
 end
 encode(value) = String(take!((io = IOBuffer(); put(io, value, 0); io)))
 mutable struct Reader text::String; at::Int end
@@ -101,6 +138,7 @@ function each(step, r::Reader, close)  # of the items up to a bracket
 end
 function parse_object(r::Reader, table = Dict{String,Any}())
     each(() -> (key = parse_string(r); r.at += 1; table[key] = parse_value(r)), r, '}')
+    haskey(table, "\$blob") && haskey(table, "dtype") && return get_blob(table)
     base64 = length(table) == 1 ? get(table, "\$bytes", nothing) : nothing
     base64 isa String && ncodeunits(base64) % 4 == 0 || return table
     try Base64.base64decode(base64) catch; table end  # an author's own {"$bytes": ...} may hold anything
@@ -254,7 +292,7 @@ end
 function initialize(params)
     merge!(empty!(config), something(get(params, "config", nothing), Dict{String,Any}()))
     merge!(empty!(plugin), something(get(params, "plugin", nothing), Dict{String,Any}()))
-    Dict("bridge" => "1", "language" => "julia", "interpreter" => "Julia $VERSION", "features" => ["bytes"])
+    Dict("bridge" => "1", "language" => "julia", "interpreter" => "Julia $VERSION", "features" => ["blob", "bytes"])
 end
 function load(params)  # into a new module, and with it everything that an earlier load registered is gone
     empty!(tags), empty!(handlers), empty!(exports), empty!(farewells)

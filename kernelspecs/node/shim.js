@@ -49,19 +49,57 @@
     return lines.slice(0, end < 0 ? lines.length : end).filter(isAuthors).map(plugin.locate);
   }
 
-  // ---- Values: JSON, and {"$bytes": base64} for bytes
+  // ---- Values: JSON, and {"$bytes": base64} for bytes, {"$blob": file or base64 chunks} for what is large or typed
+  const types = { f64: Float64Array, f32: Float32Array, i64: BigInt64Array, i32: Int32Array, i16: Int16Array,
+    i8: Int8Array, u64: BigUint64Array, u32: Uint32Array, u16: Uint16Array, u8: Uint8Array, bool: Uint8Array };
+  const typeOf = (value) => Object.keys(types).find((name) => value instanceof types[name]);
   function hasBytes(value) { // every value goes by here, so without a list of each object's values
     if (typeof value !== "object" || value === null) return false;
-    if (ArrayBuffer.isView(value)) return value instanceof Uint8Array;
+    if (ArrayBuffer.isView(value)) return true;
     for (const key in value) if (typeof value[key] === "object" && hasBytes(value[key])) return true;
     return false;
   }
-  const base64 = ({ buffer, byteOffset, byteLength }) => Buffer.from(buffer, byteOffset, byteLength).toString("base64");
+  let blobs = 0;
+  /** A file that the host takes over, or the same in chunks. An array of the host's has `shape` and `dtype`. */
+  function blobOut(view) {
+    const bytes = view instanceof Uint8Array && !view.shape, chunks = [];
+    const { buffer, byteOffset, byteLength: size, length, shape = [length], dtype = typeOf(view) } = view;
+    const data = Buffer.from(buffer, byteOffset, size), path = `${process.env.KERNELBRIDGE_BLOBS}/${++blobs}`;
+    const blob = { $blob: chunks, dtype, shape, bytes: bytes || undefined };
+    if (carrier !== pipe || size < 65536) {
+      for (let at = 0; at < size; at += 786432) chunks.push(data.toString("base64", at, Math.min(at + 786432, size)));
+      return bytes && size < 65536 ? { $bytes: chunks.join("") } : blob;
+    }
+    const file = fs.openSync(path, "wx", 0o600);
+    try {
+      for (let at = 0; at < size;) at += fs.writeSync(file, data, at);
+    } finally {
+      fs.closeSync(file);
+    }
+    return { ...blob, $blob: path };
+  }
+  function blobIn({ $blob: content, dtype, shape, bytes }) {
+    let data;
+    if (Array.isArray(content)) {
+      data = new Uint8Array(Buffer.concat(content.map((text) => Buffer.from(text, "base64"))));
+    } else {
+      const file = fs.openSync(content, "r");
+      try {
+        data = new Uint8Array(fs.fstatSync(file).size);
+        for (let at = 0, more = 1; more; at += more) more = fs.readSync(file, data, at, data.length - at, null);
+      } finally {
+        fs.closeSync(file);
+      }
+    }
+    const view = new types[dtype](data.buffer);
+    const hidden = { shape: { value: shape }, dtype: { value: dtype } };
+    return bytes ? view : Object.defineProperties(view, hidden);
+  }
   // Buffer has a toJSON of its own, so the value itself is looked at.
-  function bytesOut(key, value) { return this[key] instanceof Uint8Array ? { $bytes: base64(this[key]) } : value; }
+  function bytesOut(key, value) { return typeOf(this[key]) ? blobOut(this[key]) : value; }
   const bytesIn = (_, value) => typeof value?.$bytes === "string" && Object.keys(value).length === 1
-    ? new Uint8Array(Buffer.from(value.$bytes, "base64")) : value;
-  const decode = (text) => JSON.parse(text, text.includes('"$bytes":') ? bytesIn : undefined);
+    ? new Uint8Array(Buffer.from(value.$bytes, "base64")) : value?.$blob && value.dtype ? blobIn(value) : value;
+  const decode = (text) => JSON.parse(text, text.includes('"$b') ? bytesIn : undefined);
   function encode(value) {
     try {
       const text = JSON.stringify(value, hasBytes(value) ? bytesOut : undefined) ?? "null";
@@ -378,7 +416,7 @@
 
   // ---- The kernel
   const interpreter = `Node ${process.versions.node}, V8 ${process.versions.v8}`;
-  const about = { bridge: "1", language: "node", interpreter, features: ["series", "rows", "columns", "batch"] };
+  const about = { bridge: "1", language: "node", interpreter, features: ["batch", "blob", "series", "rows", "columns"] };
   function compile(source, filename) {
     const module = Object.assign(new Module(filename), { filename, paths: Module._nodeModulePaths(dirname(filename)) });
     module._compile(source, filename);

@@ -24,6 +24,50 @@ function value = __bridge_decode__ (text)
   endif
   value = jsondecode (text, "makeValidName", false);
   if (! isempty ([args, objects, empties])) value = __bridge_unmark__ (value); endif
+  if (! isempty (strfind (text, "\"$blob\":"))) value = __bridge_unblob__ (value); endif
+endfunction
+# Large values: files, or chunks of base64. In files the last index varies first, in Octave the first.
+function value = __bridge_unblob__ (value)
+  if (iscell (value)) value = cellfun (@__bridge_unblob__, value, "UniformOutput", false); return; endif
+  if (! isstruct (value)) return; endif
+  if (! isscalar (value) || ! all (isfield (value, {"$blob", "dtype", "shape"})))
+    for i = 1:numel (value), for name = fieldnames (value)'
+      value(i).(name{1}) = __bridge_unblob__ (value(i).(name{1}));
+    endfor, endfor
+    return;
+  endif
+  content = value.("$blob"); shape = value.shape; if (iscell (shape)) shape = [shape{:}]; endif
+  kind = regexprep (value.dtype, {"^f64$", "^f32$", "^i(\\d)", "^u(\\d)", "^bool$"}, ...
+                    {"double", "single", "int$1", "uint$1", "uint8"});
+  if (ischar (content) && ! isempty (content))
+    file = fopen (content, "r"); if (file < 0) error ("there is no blob %s", content); endif
+    data = fread (file, Inf, [kind "=>" kind], 0, "ieee-le"); fclose (file);
+  else
+    if (ischar (content)) content = {}; endif
+    bytes = cellfun (@matlab.net.base64decode, content(:)', "UniformOutput", false);
+    data = typecast ([uint8([]), bytes{:}], kind)(:);
+  endif
+  if (strcmp (value.dtype, "bool")) data = logical (data); endif
+  if (numel (shape) > 1) data = permute (reshape (data, fliplr (shape(:)')), numel (shape):-1:1); endif
+  value = data;
+endfunction
+function value = __bridge_blob__ (data)
+  global __bridge__
+  data = full (data); shape = size (data); if (isvector (data)) shape = numel (data); endif
+  if (numel (shape) > 1) data = permute (data, numel (shape):-1:1); endif
+  name = regexprep (class (data), {"double", "single", "^uint", "^int", "logical"}, {"f64", "f32", "u", "i", "bool"});
+  if (islogical (data)) data = uint8 (data); endif
+  if (isempty (__bridge__.up))
+    bytes = typecast (data(:), "uint8")(:)'; content = {};
+    for at = 1:786432:numel (bytes) content{end+1} = matlab.net.base64encode (bytes(at:min (at + 786431, end))); endfor
+  else
+    content = fullfile (getenv ("KERNELBRIDGE_BLOBS"), sprintf ("%d", ++__bridge__.blobs));
+    file = fopen (content, "w");
+    if (file < 0 || fwrite (file, data, class (data), 0, "ieee-le") < numel (data) || fclose (file) < 0)
+      error ("a value of %d bytes cannot be written to %s", sizeof (data), content);
+    endif
+  endif
+  value = struct ("$blob", {content}, "dtype", name, "shape", {num2cell(shape)});
 endfunction
 function value = __bridge_unmark__ (value)
   if (isstruct (value) && ! isscalar (value))  # the events of a series: as a cell array they would take ten times as long
@@ -45,6 +89,9 @@ function text = __bridge_encode__ (value)
   if (! isempty (strfind (text, "\"\\u0001~"))) text = regexprep (text, "\"\\\\u0001~([^\"]*)\"", "$1"); endif
 endfunction
 function value = __bridge_plain__ (value)
+  if ((isnumeric (value) || islogical (value)) && isreal (value) && sizeof (value) >= 65536)
+    value = __bridge_blob__ (value); return;
+  endif
   if (isnumeric (value) && isreal (value))
     if (any (size (value))) value = double (value); else value = NaN; endif
     if (! any (value(:) > 0 & value(:) < eps)) return; endif
@@ -206,7 +253,7 @@ function value = __bridge_perform__ (message)
     case "initialize"
       __bridge__.config = params.config;
       if (isfield (params, "folder")) cd (params.folder); endif
-      value = struct ("bridge", "1", "language", "octave", "interpreter", ["GNU Octave " version()], "features", {{"series", "columns"}});
+      value = struct ("bridge", "1", "language", "octave", "interpreter", ["GNU Octave " version()], "features", {{"blob", "series", "columns"}});
     case "load"
       value = __bridge_load__ (params);
     case {"event", "filter"}
@@ -341,7 +388,8 @@ function value = __bridge_input__ (prompt = "", varargin)
   if (isempty (varargin)) value = evalin ("base", value); endif
 endfunction
 global __bridge__
-__bridge__ = struct ("up", [], "down", [], "heard", "", "torn", false, "ended", true, "sent", 0, "served", 0, "depth", 0);
+__bridge__ = struct ("up", [], "down", [], "heard", "", "torn", false, "ended", true, "sent", 0, "served", 0, "depth", 0,
+                     "blobs", 0);
 __bridge__.failure.message = "";
 __bridge__.folder = fullfile (getenv ("KERNELBRIDGE_DIR"), "octave");
 mkdir (fullfile (__bridge__.folder, "@input"));

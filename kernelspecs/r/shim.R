@@ -7,6 +7,7 @@ local({
   ask <- NULL          # jupyter: IRkernel's own readline()
   heard <- NULL        # jupyter: the answer to the last prompt, until somebody takes it
   ended <- TRUE        # no turn runs, or its `end` was read: nothing may be sent
+  blobs <- 0           # files of large values so far
   sent <- served <- 0  # ids of our last request and of the host's
   drawn <- FALSE       # something was plotted since the last response
   config <- handlers <- exports <- shutdowns <- list()
@@ -22,6 +23,7 @@ local({
     as.character(jsonlite::toJSON(x, collapse = FALSE))
   }
   decimal <- function(x) {
+    if (!anyNA(x) && all(x == trunc(x) & abs(x) < 1e9)) return(as.character(as.integer(x)))  # five times as quick
     text <- sprintf("%.15g", x)
     finite <- which(is.finite(x))
     longer <- finite[as.numeric(text[finite]) != x[finite]]
@@ -29,9 +31,11 @@ local({
     text[is.infinite(x)] <- "null"
     text
   }
+  base64 <- function(x) gsub("\n", "", jsonlite::base64_enc(x), fixed = TRUE)  # a line feed would end the string
   encode <- function(x) {
     if (is.null(x)) return("null")
     if (inherits(x, "bridge_json")) return(unclass(x))
+    if (is_large(x)) return(encode(blob(x)))
     if (is.object(x) || !is.null(dim(x))) {
       return(as.character(jsonlite::toJSON(x, auto_unbox = TRUE, digits = NA, null = "null", na = "null")))
     }
@@ -42,7 +46,7 @@ local({
     }
     text <- switch(typeof(x),
       character = quoted(x), double = decimal(x), integer = as.character(x), logical = c("false", "true")[x + 1L],
-      complex = quoted(as.character(x)), raw = return(paste0("{\"$bytes\":\"", jsonlite::base64_enc(x), "\"}")),
+      complex = quoted(as.character(x)), raw = return(paste0("{\"$bytes\":\"", base64(x), "\"}")),
       stop("a value of type ", typeof(x), " has no JSON form", call. = FALSE))
     text[is.na(x)] <- "null"
     if (length(text) == 1L) text else paste0("[", paste(text, collapse = ","), "]")
@@ -68,7 +72,7 @@ local({
     }
     message <- decode(paste0(part(1L, at - 1L), "}}"))
     columns <- part(at + nchar(mark), length(bytes) - 2L)
-    message$params$columns <- if (grepl("\"$bytes\":", columns, fixed = TRUE) || length(message$params$mixed)) {
+    message$params$columns <- if (grepl("\"$b", columns, fixed = TRUE, useBytes = TRUE) || length(message$params$mixed)) {
       mixed <- unlist(message$params$mixed)
       columns <- decode(columns)
       for (name in names(columns)) columns[[name]] <- vector_of(columns[[name]], name %in% mixed)
@@ -84,12 +88,63 @@ local({
   }
   decode <- function(text) {
     value <- jsonlite::parse_json(text)
-    if (grepl("\"$bytes\":", text, fixed = TRUE)) restore(value) else value
+    if (grepl("\"$b", text, fixed = TRUE, useBytes = TRUE)) restore(value) else value
   }
   restore <- function(x) {
+    if (identical(names(x)[1L], "$blob") && !is.null(x$dtype)) return(unblob(x))
     if (identical(names(x), "$bytes") && is.character(x[[1L]])) return(jsonlite::base64_dec(x[[1L]]))
     if (is.list(x)) x[] <- lapply(x, restore)
     x
+  }
+
+  # ---- Large values: files, or chunks of base64. Files have the last index first to vary, R's arrays the first.
+  is_large <- function(x) {
+    size <- length(x) * switch(typeof(x), double = 8, integer = 4, logical = 1, raw = 1, 0)
+    size >= 65536 && !is.object(x)
+  }
+  blob <- function(x) {
+    shape <- dim(x) %||% length(x)
+    if (length(shape) > 1L) x <- aperm(x)
+    if (is.integer(x) && anyNA(x)) x <- as.double(x)  # NA is a number there
+    dtype <- switch(typeof(x), double = "f64", integer = "i32", logical = if (anyNA(x)) "f64" else "bool", raw = "u8")
+    x <- switch(dtype, f64 = as.double(x), bool = as.raw(x), as.vector(x))
+    if (is.null(up)) {
+      bytes <- if (is.raw(x)) x else writeBin(x, raw(), endian = "little")
+      starts <- seq(1, length(bytes), by = 786432)
+      content <- lapply(starts, function(at) base64(bytes[at:min(at + 786431, length(bytes))]))
+    } else {
+      blobs <<- blobs + 1
+      content <- file.path(Sys.getenv("KERNELBRIDGE_BLOBS"), sprintf("%d", blobs))
+      con <- file(content, "wb", raw = TRUE)
+      on.exit(close(con))
+      writeBin(x, con, endian = "little")
+    }
+    c(list(`$blob` = content, dtype = dtype, shape = as.list(shape)), if (is.raw(x) && dtype == "u8") list(bytes = TRUE))
+  }
+  unblob <- function(x) {
+    shape <- as.numeric(unlist(x$shape))
+    from <- x[[1L]]
+    if (is.list(from)) from <- as.raw(unlist(lapply(from, jsonlite::base64_dec)))
+    else {
+      from <- file(from, "rb", raw = TRUE)
+      on.exit(close(from))
+    }
+    n <- prod(shape)
+    take <- function(what, count = n, ...) readBin(from, what, count, endian = "little", ...)
+    wide <- function(is_signed) {  # of 64 bits, of which R's numbers keep 53
+      words <- take("integer", 2 * n)
+      words[is.na(words)] <- -2^31
+      low <- words[c(TRUE, FALSE)] %% 2^32
+      high <- words[c(FALSE, TRUE)]
+      low + (if (is_signed) high else high %% 2^32) * 2^32
+    }
+    value <- switch(x$dtype,
+      f64 = take("double"), f32 = take("double", size = 4L), i64 = wide(TRUE), u64 = wide(FALSE),
+      i32 = take("integer"), i16 = take("integer", size = 2L), i8 = take("integer", size = 1L),
+      u32 = take("integer") %% 2^32, u16 = take("integer", size = 2L, signed = FALSE),
+      u8 = if (isTRUE(x$bytes)) take("raw") else take("integer", size = 1L, signed = FALSE),
+      bool = as.logical(take("raw")))
+    if (length(shape) > 1L) aperm(array(value, rev(shape))) else value
   }
 
   # ---- Carriers
@@ -106,10 +161,9 @@ local({
     } else {
       size <- readLines(down, 1L)
       if (!length(size)) stop("the host has closed the pipe", call. = FALSE)
-      text <- readChar(down, as.integer(size), useBytes = TRUE)
+      text <- readChar(down, c(as.integer(size) - 1L, 1L), useBytes = TRUE)[1L]  # the body, and the line feed at its end
       Encoding(text) <- "UTF-8"
     }
-    text <- sub("\n$", "", text)
     if (grepl("^[^{]*[{][^{}]*\"method\":\"columns\"", substr(text, 1L, 80L))) decode_columns(text) else decode(text)
   }
   notify <- function(method, params) {
@@ -217,7 +271,7 @@ local({
       config <<- params$config
       if (!is.null(params$folder)) setwd(params$folder)
       # On `jupyter` a response waits for the host's next message, and the rest of an array would wait with it.
-      features <- as.list(c("series", "columns", if (!is.null(up)) "batch"))
+      features <- as.list(c("blob", "series", "columns", if (!is.null(up)) "batch"))
       list(bridge = "1", language = "r", interpreter = R.version.string, features = features)
     },
     load = function(params) {

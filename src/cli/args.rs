@@ -69,6 +69,8 @@ pub enum Command {
     DeadLetters(DeadLettersArgs),
     /// Take a plugin out of quarantine in the host that runs it
     Release(ReleaseArgs),
+    /// Measure kernelbridge and its peers on this machine, in one run
+    Bench(BenchArgs),
     /// Print a completion script for a shell
     Completions {
         /// Which shell.
@@ -102,6 +104,47 @@ pub struct DoctorArgs {
     /// Print JSON.
     #[arg(long)]
     pub json: bool,
+}
+
+/// `kernelbridge bench`
+#[derive(Debug, clap::Args)]
+#[command(
+    after_help = "`scripts/bench` sets up the peers (gRPC, the Redpanda Connect SDK, jupyter_client and others, in a Python \
+                  environment of their own), builds this program with them, and runs it.\n\
+                  Systems take turns within each round, so that noise hits all alike; compare within one run only."
+)]
+pub struct BenchArgs {
+    /// Measure little, to see that everything works: half a minute instead of half an hour.
+    #[arg(long)]
+    pub quick: bool,
+    /// Only what has this in its name: a section, a measure or a system (may be given again; names of one kind add up,
+    /// kinds narrow down).
+    #[arg(long, value_name = "NAME", num_args = 1..)]
+    pub only: Vec<String>,
+    /// How many rounds, of which the median is taken [default: 5].
+    #[arg(long, value_name = "N")]
+    pub rounds: Option<usize>,
+    /// Write everything as JSON, `-` for stdout instead of the table.
+    #[arg(long, value_name = "FILE", value_hint = ValueHint::FilePath)]
+    pub json: Option<PathBuf>,
+    /// Draw charts (SVG) into this folder.
+    #[arg(long, value_name = "DIR", value_hint = ValueHint::DirPath)]
+    pub chart: Option<PathBuf>,
+    /// Write tables and charts between the marks in this Markdown file.
+    #[arg(long, value_name = "FILE", value_hint = ValueHint::FilePath)]
+    pub write: Option<PathBuf>,
+    /// Show a run that was written with --json before, instead of a new one.
+    #[arg(long, value_name = "FILE", value_hint = ValueHint::FilePath, conflicts_with_all = ["quick", "only", "rounds"])]
+    pub from: Option<PathBuf>,
+    /// Where `scripts/bench` has set up the peers.
+    #[arg(long, value_name = "DIR", env = "KERNELBRIDGE_BENCH", value_hint = ValueHint::DirPath)]
+    pub peers: Option<PathBuf>,
+    /// Measure one section and print its rows; `echo` sends back what comes through --socket.
+    #[arg(long, hide = true)]
+    pub worker: Option<String>,
+    /// For `--worker echo`.
+    #[arg(long, hide = true)]
+    pub socket: Option<PathBuf>,
 }
 
 /// `kernelbridge new`

@@ -40,7 +40,7 @@ pub async fn call(args: CallArgs, kernelspecs: &[PathBuf]) -> anyhow::Result<End
     let _ = printer.await;
     match result {
         Ok(result) => {
-            println!("{}", result.get());
+            println!("{}", result.by_value()?.get());
             Ok(Ending::Done)
         }
         Err(error) => {

@@ -4,6 +4,8 @@
 //! kernelbridge itself is at fault.
 
 mod args;
+#[cfg(feature = "bench")]
+mod bench;
 mod call;
 mod dead_letters;
 mod demo;
@@ -77,6 +79,13 @@ async fn obey(args: Args) -> anyhow::Result<Ending> {
         Command::HoldKernel { kernelspec } => doctor::hold(&kernelspec, &kernelspecs).await,
         Command::New(options) => new::new(&options, &kernelspecs),
         Command::Test(options) => test::test(options, &kernelspecs).await,
+        #[cfg(feature = "bench")]
+        Command::Bench(options) => bench::bench(&options).await,
+        #[cfg(not(feature = "bench"))]
+        Command::Bench(_) => anyhow::bail!(
+            "this kernelbridge was built without its benchmarks, whose peers would weigh on everybody's build\n\
+             hint: run `scripts/bench` in the source tree, or `cargo run --release --features bench -- bench`"
+        ),
         Command::Completions { shell } => Ok(show::completions(shell)),
         Command::Man { dir } => show::man(dir.as_deref()),
     }

@@ -1,6 +1,7 @@
 //! Shows a host's news: data to the output, what plugins print to stderr, images to files.
 
 use std::{
+    borrow::Cow,
     collections::{HashMap, HashSet},
     io::Write,
     path::{Path, PathBuf},
@@ -16,6 +17,7 @@ use serde::Serialize;
 use serde_json::value::RawValue;
 
 use crate::{
+    blob,
     cli::summary::counted,
     client::Output,
     host::{Event, News, Subscription},
@@ -94,6 +96,14 @@ pub struct Printed {
     pub images: Vec<PathBuf>,
 }
 
+/// Large values themselves: their names mean nothing to whoever reads this later.
+fn plain(json: &Arc<RawValue>) -> anyhow::Result<Arc<RawValue>> {
+    Ok(match blob::by_value(json.get(), u64::MAX)? {
+        Cow::Borrowed(_) => json.clone(),
+        Cow::Owned(text) => RawValue::from_string(text)?.into(),
+    })
+}
+
 /// A line of the output.
 #[derive(Serialize)]
 #[serde(tag = "type", rename_all = "lowercase")]
@@ -148,9 +158,11 @@ impl Printer {
             match news {
                 News::Plugin { plugin, news } => self.plugin(&plugin, news)?,
                 News::Emitted { plugin, event } if !plugin.is_empty() => {
+                    let event = Event { data: plain(&event.data)?, ..event };
                     self.write(&Line::Event { from: &plugin, event: &event })?;
                 }
-                News::Handled { plugin, event, result, .. } if result.get() != "null" => {
+                News::Handled { plugin, event, result, held: _held, .. } if result.get() != "null" => {
+                    let result = plain(&result)?;
                     self.write(&Line::Result { plugin: &plugin, topic: &event.topic, id: &event.id, result: &result })?;
                 }
                 News::Failed { plugin, event, error, attempts } => {

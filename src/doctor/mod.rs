@@ -14,6 +14,7 @@ use serde::Serialize;
 use serde_json::value::RawValue;
 
 use crate::{
+    blob::Parcel,
     chain::Chain,
     client::{ClientError, KernelClient, LaunchOptions, Startup},
     language::Interrupt,
@@ -212,7 +213,7 @@ pub async fn examine(subject: &Subject, mut say: impl FnMut(&str)) -> Result<Exa
 struct Nobody;
 
 impl HostCalls for Nobody {
-    fn call(&self, _: &str, _: Chain, name: String, _: Box<RawValue>) -> Answer<Box<RawValue>> {
+    fn call(&self, _: &str, _: Chain, name: String, _: Box<RawValue>) -> Answer<Parcel> {
         Box::pin(async move { Err(RpcError::new(ErrorKind::NotFound, format!("no function `{name}`"))) })
     }
 

@@ -31,10 +31,10 @@ impl Worker {
         };
         let elapsed = began.elapsed();
         self.entry.meter.took(elapsed);
-        match result.and_then(|result| Done::read(&result, load.len())) {
-            Ok(Done::All(results)) => Ok(Outcomes::All { results, elapsed }),
-            Ok(Done::Each(outcomes)) => {
-                Ok(Outcomes::Each(outcomes.into_iter().map(|outcome| self.outcome(outcome, elapsed)).collect()))
+        match result.and_then(|result| Ok((Done::read(&result, load.len())?, result.into_parts().1))) {
+            Ok((Done::All(results), held)) => Ok(Outcomes::All { results, held, elapsed }),
+            Ok((Done::Each(outcomes), held)) => {
+                Ok(Outcomes::Each(outcomes.into_iter().map(|outcome| self.outcome(outcome, &held, elapsed)).collect()))
             }
             // The handler raised on the batch as a whole.
             Err(error) if error.kind == ErrorKind::Raised => {

@@ -5,10 +5,10 @@ use std::{
     time::Instant,
 };
 
-use serde_json::value::RawValue;
 use tokio::time::timeout_at;
 
 use crate::{
+    blob::Parcel,
     chain::Chain,
     host::{
         Event, News,
@@ -258,7 +258,7 @@ impl Drop for Waiting<'_> {
     }
 }
 
-fn filtered(event: Event, result: &RawValue, plugin: &str) -> Result<Event, RpcError> {
+fn filtered(event: Event, result: &Parcel, plugin: &str) -> Result<Event, RpcError> {
     let changed: Filtered = serde_json::from_str(result.get()).map_err(|error| {
         let message = format!("a filter returns the event, changed or not, or null to drop it: {error}");
         RpcError::new(ErrorKind::Invalid, message).in_plugin(plugin)
@@ -275,7 +275,7 @@ fn filtered(event: Event, result: &RawValue, plugin: &str) -> Result<Event, RpcE
         Some(data) => rpc::compact(data).into(),
         None => rpc::null().into(),
     };
-    Ok(Event { topic, key: changed.key.map(Into::into), data, ..event })
+    Ok(Event { topic, key: changed.key.map(Into::into), data, held: result.held().clone(), ..event })
 }
 
 fn closed(plugin: &str) -> RpcError {

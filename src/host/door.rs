@@ -6,6 +6,7 @@ use serde_json::value::RawValue;
 use tokio::time::timeout_at;
 
 use crate::{
+    blob::Parcel,
     chain::Chain,
     host::{Event, News, functions::Caller, shared::Shared, stats::Meter},
     manifest::Manifest,
@@ -26,13 +27,7 @@ impl Door {
         self.shared.upgrade().ok_or_else(|| RpcError::new(ErrorKind::Cancelled, "the host is gone"))
     }
 
-    fn call(
-        &self,
-        plugin: &str,
-        chain: Chain,
-        name: &str,
-        args: Box<RawValue>,
-    ) -> Result<Answer<Box<RawValue>>, RpcError> {
+    fn call(&self, plugin: &str, chain: Chain, name: &str, args: Box<RawValue>) -> Result<Answer<Parcel>, RpcError> {
         let shared = self.shared()?;
         self.meter.count(|stats| stats.calls += 1);
         // Keyboard reads are allowed by the host's input policy, not by the manifest.
@@ -86,7 +81,7 @@ impl Door {
 pub(super) const INPUT: &str = "host.input";
 
 impl HostCalls for Door {
-    fn call(&self, plugin: &str, chain: Chain, name: String, args: Box<RawValue>) -> Answer<Box<RawValue>> {
+    fn call(&self, plugin: &str, chain: Chain, name: String, args: Box<RawValue>) -> Answer<Parcel> {
         self.call(plugin, chain, &name, args).unwrap_or_else(|error| Box::pin(std::future::ready(Err(error))))
     }
 

@@ -8,7 +8,12 @@ use std::sync::{
 use serde::Serialize;
 use serde_json::value::RawValue;
 
-use crate::{host::lock, pattern::check_topic, rpc};
+use crate::{
+    blob::{self, BlobError, Held},
+    host::lock,
+    pattern::check_topic,
+    rpc,
+};
 
 /// Something that happened. Cheap to clone; the data is serialised once, however many plugins get it.
 #[derive(Debug, Clone, Serialize)]
@@ -24,6 +29,9 @@ pub struct Event {
     pub key: Option<Arc<str>>,
     /// Its data, any JSON.
     pub data: Arc<RawValue>,
+    /// The blobs that its data names.
+    #[serde(skip)]
+    pub held: Held,
 }
 
 /// Why something is no event.
@@ -40,6 +48,14 @@ pub enum EventError {
         topic: String,
         /// Why.
         source: serde_json::Error,
+    },
+    /// The data names large values that are not there.
+    #[error("data of an event with topic `{topic}`: {source}")]
+    Blob {
+        /// The topic.
+        topic: String,
+        /// Why.
+        source: BlobError,
     },
 }
 
@@ -61,9 +77,10 @@ impl Event {
     ///
     /// # Errors
     ///
-    /// [`EventError::Topic`].
+    /// [`EventError::Topic`], [`EventError::Blob`].
     pub fn from_raw(topic: &str, data: Box<RawValue>, key: Option<String>) -> Result<Self, EventError> {
         check_topic(topic)?;
+        let held = blob::hold(data.get()).map_err(|source| EventError::Blob { topic: topic.to_owned(), source })?;
         // A program that emits on two machines, or is started again, must not reuse an id.
         static RUN: std::sync::OnceLock<String> = std::sync::OnceLock::new();
         let run = RUN.get_or_init(|| uuid::Uuid::new_v4().simple().to_string()[..12].to_owned());
@@ -73,6 +90,7 @@ impl Event {
             time: now(),
             key: key.map(Into::into),
             data: rpc::compact(data).into(),
+            held,
         })
     }
 

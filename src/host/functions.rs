@@ -9,8 +9,13 @@ use serde_json::{
 };
 
 use crate::{
+    blob::{self, Parcel},
     chain::Chain,
-    host::{HostBuilder, door::INPUT, shared::Shared},
+    host::{
+        HostBuilder,
+        door::INPUT,
+        shared::{Shared, typed},
+    },
     plugin::Answer,
     rpc::{self, ErrorKind, RpcError},
     store::{Once, Store, StoreError, Swap},
@@ -40,8 +45,7 @@ impl Caller {
     /// As [`Host::call`](crate::host::Host::call).
     pub async fn call<T: DeserializeOwned>(&self, name: &str, args: impl Serialize) -> Result<T, RpcError> {
         let args = write_args(name, &args)?;
-        let result = self.shared.call_plugin(name, &args, &self.chain, None).await?;
-        serde_json::from_str(result.get()).map_err(|error| invalid(name, &error))
+        typed(name, &self.shared.call_plugin(name, &args, &self.chain, None).await?)
     }
 }
 
@@ -72,14 +76,14 @@ impl HostBuilder {
         Fut: Future<Output = Result<R, E>> + Send + 'static,
     {
         let called: Arc<str> = name.into();
-        let function = move |caller: Caller, args: Box<RawValue>| -> Answer<Box<RawValue>> {
+        let function = move |caller: Caller, args: Box<RawValue>| -> Answer<Parcel> {
             let called = called.clone();
             match read_args::<A>(&args) {
                 Ok(args) => {
                     let answer = function(caller, args);
                     Box::pin(async move {
                         let result = answer.await.map_err(|error| raised(&called, &error))?;
-                        to_raw_value(&result).map_err(|error| invalid(&called, &error))
+                        Parcel::pack(&result).map_err(|error| invalid(&called, &error))
                     })
                 }
                 Err(error) => Box::pin(std::future::ready(Err(invalid(&called, &error)))),
@@ -100,7 +104,7 @@ impl HostBuilder {
     }
 }
 
-type Function = Arc<dyn Fn(Caller, Box<RawValue>) -> Answer<Box<RawValue>> + Send + Sync>;
+type Function = Arc<dyn Fn(Caller, Box<RawValue>) -> Answer<Parcel> + Send + Sync>;
 
 /// Functions by name.
 #[derive(Clone, Default)]
@@ -122,12 +126,14 @@ impl Functions {
                    function: fn(&Store, &str, &RawValue) -> Result<Box<RawValue>, RpcError>| {
             let (store, called) = (store.clone(), name.to_owned());
             // SQLite answers in microseconds; handing that to another thread would cost more than it takes.
-            let function = move |caller: Caller, args: Box<RawValue>| -> Answer<Box<RawValue>> {
-                let result = function(&store, &caller.plugin, &args).map_err(|mut error| {
+            let function = move |caller: Caller, args: Box<RawValue>| -> Answer<Parcel> {
+                // What is in the store outlives all blobs.
+                let args = Parcel::from(args).inline().map_err(RpcError::from);
+                let result = args.and_then(|args| function(&store, &caller.plugin, &args)).map_err(|mut error| {
                     error.message = format!("{called}: {}", error.message);
                     error
                 });
-                Box::pin(std::future::ready(result))
+                Box::pin(std::future::ready(result.map(Parcel::from)))
             };
             functions.0.insert(name.to_owned(), Arc::new(function));
         };
@@ -199,8 +205,7 @@ pub(super) fn write_args(name: &str, args: &impl Serialize) -> Result<Box<RawVal
 
 /// Arguments as a tuple; `()` takes none.
 fn read_args<A: DeserializeOwned>(args: &RawValue) -> serde_json::Result<A> {
-    serde_json::from_str(if args.get() == "[]" { "null" } else { args.get() })
-        .or_else(|_| serde_json::from_str(args.get()))
+    blob::read(if args.get() == "[]" { "null" } else { args.get() }).or_else(|_| blob::read(args.get()))
 }
 
 fn read<A: DeserializeOwned>(args: &RawValue) -> Result<A, RpcError> {

@@ -11,13 +11,13 @@ use std::{
     time::{Duration, Instant},
 };
 
-use serde_json::value::RawValue;
 use tokio::{
     sync::{mpsc, oneshot, watch},
     time::timeout_at,
 };
 
 use crate::{
+    blob::Parcel,
     chain::Chain,
     host::{BuildError, keeper::Command, lane::Face, lock},
     plugin::{Plugin, PluginSource},
@@ -134,7 +134,7 @@ impl Instance {
         params: &impl Params,
         chain: &Chain,
         deadline: Instant,
-    ) -> Result<Box<RawValue>, RpcError> {
+    ) -> Result<Parcel, RpcError> {
         let Ok(loaded) = timeout_at(deadline.into(), self.ready()).await else {
             let message = "its deadline passed while the plugin's kernel was being started again";
             return Err(RpcError::new(ErrorKind::Timeout, message).in_plugin(&self.plugin));
@@ -150,7 +150,7 @@ impl Instance {
         params: &impl Params,
         chain: &Chain,
         deadline: Instant,
-    ) -> Result<Box<RawValue>, RpcError> {
+    ) -> Result<Parcel, RpcError> {
         let _working = Working::new(self, chain);
         loaded.plugin.request(method, params, chain, deadline).await
     }

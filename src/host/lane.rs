@@ -1,6 +1,7 @@
 //! A plugin in its host: what it registered, and the lanes on which its events wait for its kernels.
 
 use std::{
+    borrow::Cow,
     hash::{DefaultHasher, Hash, Hasher},
     ops::Deref,
     sync::{
@@ -13,6 +14,7 @@ use serde_json::Value;
 use tokio::sync::Semaphore;
 
 use crate::{
+    blob::inline,
     host::{
         BuildError, Event, instance::Instance, keeper::Recipe, lanes::Lanes, ledger::Ledger, lock, pool::Pool,
         stats::Meter,
@@ -317,7 +319,8 @@ impl Delivery {
             topic: self.event.topic.to_string(),
             time: self.event.time.to_string(),
             key: self.event.key.as_ref().map(|key| key.to_string()),
-            data: self.event.data.get().to_owned(),
+            // What is in the store outlives all blobs. They are held, so it does not fail.
+            data: inline(self.event.data.get()).map_or_else(|_| self.event.data.get().to_owned(), Cow::into_owned),
         }
     }
 }

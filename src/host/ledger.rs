@@ -12,6 +12,7 @@ use std::{
 use serde_json::value::RawValue;
 
 use crate::{
+    blob::Held,
     host::{
         Event,
         lane::{Delivery, Entry, Subscriber},
@@ -260,6 +261,7 @@ fn delivery(row: &Waiting) -> Option<Delivery> {
             time: event.time.into(),
             key: event.key.map(Into::into),
             data: RawValue::from_string(event.data).ok()?.into(),
+            held: Held::default(),
         },
     })
 }

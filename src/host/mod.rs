@@ -56,6 +56,7 @@ use serde_json::value::RawValue;
 use tokio::{sync::Semaphore, task::JoinHandle};
 
 use crate::{
+    blob::Parcel,
     chain::Chain,
     discover::Environment,
     plugin::About,
@@ -154,12 +155,12 @@ impl Host {
         typed(name, &call_root(&self.shared, name, &args).await?)
     }
 
-    /// As [`Host::call`], with arguments and result as JSON.
+    /// As [`Host::call`], with arguments and result as JSON. The blobs that the result names live as long as it does.
     ///
     /// # Errors
     ///
     /// As [`Host::call`].
-    pub async fn call_raw(&self, name: &str, args: &RawValue) -> Result<Box<RawValue>, RpcError> {
+    pub async fn call_raw(&self, name: &str, args: &RawValue) -> Result<Parcel, RpcError> {
         call_root(&self.shared, name, &rpc::compact(args.to_owned())).await
     }
 
@@ -291,9 +292,11 @@ impl Host {
     /// [`Host::drain`]. What a handler is at is given up too; calls still work.
     pub async fn close(&mut self) {
         let entries = self.shared.entries();
-        let lanes = || entries.iter().flat_map(|entry| entry.lanes.iter().map(move |lane| (entry, lane)));
-        for (_, lane) in lanes() {
-            lane.queue.close();
+        // Loops, not iterators with closures: those are not `Send`, and this future has to be.
+        for entry in entries.iter() {
+            for lane in entry.lanes.iter() {
+                lane.queue.close();
+            }
         }
         let tasks = std::mem::take(&mut *lock(&self.tasks));
         for task in &tasks {
@@ -303,9 +306,11 @@ impl Host {
             // Aborted.
             let _ = task.await;
         }
-        for (entry, lane) in lanes() {
-            for delivery in lane.queue.pop_up_to(usize::MAX).await {
-                self.shared.left_behind(entry, delivery);
+        for entry in entries.iter() {
+            for lane in entry.lanes.iter() {
+                for delivery in lane.queue.pop_up_to(usize::MAX).await {
+                    self.shared.left_behind(entry, delivery);
+                }
             }
         }
         for entry in entries.iter() {
@@ -318,12 +323,15 @@ impl Host {
     pub async fn shutdown(mut self) {
         self.close().await;
         let entries = self.shared.entries();
-        let lanes = entries.iter().flat_map(|entry| entry.lanes.iter());
+        let mut ends = Vec::new();
+        for entry in entries.iter() {
+            ends.extend(entry.lanes.iter().map(|lane| lane.instance.stop(GRACE)));
+        }
         let pools = std::mem::take(&mut *lock(&self.pools));
         for (pool, _) in &pools {
             pool.close();
         }
-        join_all(lanes.map(|lane| lane.instance.stop(GRACE))).await;
+        join_all(ends).await;
         for (_, keeping) in pools {
             // Ended by itself.
             let _ = keeping.await;

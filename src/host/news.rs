@@ -13,6 +13,7 @@ use serde_json::value::RawValue;
 use tokio::sync::Notify;
 
 use crate::{
+    blob::Held,
     client::size_of,
     host::{Event, lock},
     plugin::PluginNews,
@@ -58,6 +59,8 @@ pub enum News {
         event: Event,
         /// What it returned.
         result: Arc<RawValue>,
+        /// The blobs that the result names, which [`blob::read`](crate::blob::read) reads.
+        held: Held,
         /// How long it took.
         elapsed: Duration,
     },
@@ -97,13 +100,13 @@ pub enum News {
 impl News {
     /// Roughly how much memory it takes beyond its own few words.
     fn size_bytes(&self) -> u64 {
-        let data = |event: &Event| event.data.get().len() as u64;
+        let data = |event: &Event| event.data.get().len() as u64 + event.held.size_bytes();
         match self {
             Self::Plugin { news: PluginNews::Output(output), .. } => output.size_bytes(),
             Self::Plugin { news: PluginNews::Log { message, fields, .. }, .. } => {
                 (message.len() + size_of(fields)) as u64
             }
-            Self::Handled { event, result, .. } => data(event) + result.get().len() as u64,
+            Self::Handled { event, result, held, .. } => data(event) + result.get().len() as u64 + held.size_bytes(),
             Self::Emitted { event, .. }
             | Self::Filtered { event, .. }
             | Self::Failed { event, .. }

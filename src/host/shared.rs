@@ -9,6 +9,7 @@ use serde_json::value::RawValue;
 use tokio::sync::Semaphore;
 
 use crate::{
+    blob::Parcel,
     chain::Chain,
     host::{
         Event,
@@ -70,7 +71,7 @@ impl Shared {
         args: &RawValue,
         chain: &Chain,
         caller: Option<&str>,
-    ) -> Result<Box<RawValue>, RpcError> {
+    ) -> Result<Parcel, RpcError> {
         let (entry, function) = self.find(name)?;
         if let Some(caller) = caller
             && !entry.manifest.may_be_called_by(caller)
@@ -140,7 +141,7 @@ impl Entry {
         args: &RawValue,
         chain: &Chain,
         deadline: Instant,
-    ) -> Result<Box<RawValue>, RpcError> {
+    ) -> Result<Parcel, RpcError> {
         self.meter.count(|stats| stats.called += 1);
         let began = Instant::now();
         let call = rpc::Call { name: function, chain: &chain.path, args };
@@ -173,7 +174,7 @@ pub(super) fn deliver<'a>(handler: u64, event: &'a Event, attempt: u32, chain: &
 }
 
 /// As [`Shared::call_plugin`] for the application, with a chain of its own.
-pub(super) async fn call_root(shared: &Shared, name: &str, args: &RawValue) -> Result<Box<RawValue>, RpcError> {
+pub(super) async fn call_root(shared: &Shared, name: &str, args: &RawValue) -> Result<Parcel, RpcError> {
     let (entry, function) = shared.find(name)?;
     let deadline = deadline(None, entry.manifest.limits.timeout);
     let chain = Chain::root(format!("call {name}"), deadline);
@@ -181,8 +182,8 @@ pub(super) async fn call_root(shared: &Shared, name: &str, args: &RawValue) -> R
 }
 
 /// Read a result as a type.
-pub(super) fn typed<T: serde::de::DeserializeOwned>(name: &str, result: &RawValue) -> Result<T, RpcError> {
-    serde_json::from_str(result.get()).map_err(|error| invalid(name, &error))
+pub(super) fn typed<T: serde::de::DeserializeOwned>(name: &str, result: &Parcel) -> Result<T, RpcError> {
+    result.read().map_err(|error| invalid(name, &error))
 }
 
 /// How long a handler's retry waits, the first being 1.

@@ -6,10 +6,10 @@ use std::{
     time::{Duration, Instant},
 };
 
-use serde_json::value::RawValue;
 use tokio::time::{sleep, timeout_at};
 
 use crate::{
+    blob::{Held, Parcel},
     chain::Chain,
     host::{
         News,
@@ -46,7 +46,7 @@ pub(super) struct Worker {
 
 /// What came of one event.
 pub(super) struct Outcome {
-    pub result: Result<Box<RawValue>, RpcError>,
+    pub result: Result<Parcel, RpcError>,
     pub elapsed: Duration,
 }
 
@@ -55,7 +55,7 @@ pub(super) enum Outcomes {
     /// Of each of its events, or of the first of them.
     Each(Vec<Outcome>),
     /// All were handled.
-    All { results: Results, elapsed: Duration },
+    All { results: Results, held: Held, elapsed: Duration },
 }
 
 impl Worker {
@@ -150,7 +150,7 @@ impl Worker {
     async fn settle(&mut self, outcomes: Outcomes) {
         let outcomes = match outcomes {
             Outcomes::Each(outcomes) => outcomes,
-            Outcomes::All { results, elapsed } => return self.all_handled(&results, elapsed),
+            Outcomes::All { results, held, elapsed } => return self.all_handled(&results, &held, elapsed),
         };
         let mut again = Vec::new();
         let mut done = Vec::new();
@@ -265,41 +265,41 @@ impl Worker {
     }
 
     /// One outcome for each event of a series that was begun.
-    fn outcomes(&self, result: &RawValue, elapsed: Duration) -> Result<Vec<Outcome>, RpcError> {
+    fn outcomes(&self, result: &Parcel, elapsed: Duration) -> Result<Vec<Outcome>, RpcError> {
         let invalid = |message| RpcError::new(ErrorKind::Invalid, message).in_plugin(&self.entry.name);
         let rpc::Outcomes { outcomes } = serde_json::from_str(result.get())
             .map_err(|error| invalid(format!("the shim's outcomes do not fit the protocol: {error}")))?;
         if !(1..=self.load.len()).contains(&outcomes.len()) {
             return Err(invalid(format!("the shim gave {} outcomes for {} events", outcomes.len(), self.load.len())));
         }
-        Ok(outcomes.into_iter().map(|outcome| self.outcome(outcome, elapsed)).collect())
+        Ok(outcomes.into_iter().map(|outcome| self.outcome(outcome, result.held(), elapsed)).collect())
     }
 
-    pub(super) fn outcome(&self, outcome: rpc::Outcome, elapsed: Duration) -> Outcome {
+    pub(super) fn outcome(&self, outcome: rpc::Outcome, held: &Held, elapsed: Duration) -> Outcome {
         Outcome {
             result: match outcome.error {
                 Some(error) => Err(RpcError::from_json(&error).by_plugin(&self.entry.name)),
-                None => Ok(outcome.result.unwrap_or_else(rpc::null)),
+                None => Ok(Parcel::new(outcome.result.unwrap_or_else(rpc::null), held.clone())),
             },
             elapsed: outcome.ms.and_then(|ms| Duration::try_from_secs_f64(ms / 1000.0).ok()).unwrap_or(elapsed),
         }
     }
 
     /// Of a load that went well nothing is counted one by one, and results are only cut if anybody wants them.
-    fn all_handled(&mut self, results: &Results, elapsed: Duration) {
+    fn all_handled(&mut self, results: &Results, held: &Held, elapsed: Duration) {
         let load = std::mem::take(&mut self.load);
         let count = load.len();
         self.entry.ledger.acknowledge(&load.iter().filter_map(|delivery| delivery.seq).collect::<Vec<_>>());
         self.entry.meter.count(|stats| stats.handled += count as u64);
         if self.shared.newsroom.anybody() {
             for (delivery, result) in load.into_iter().zip(results.rows(count)) {
-                self.publish(delivery, result, elapsed);
+                self.publish(delivery, Parcel::new(result, held.clone()), elapsed);
             }
         }
         self.shared.done(count);
     }
 
-    fn handled(&self, delivery: Delivery, result: Box<RawValue>, elapsed: Duration) {
+    fn handled(&self, delivery: Delivery, result: Parcel, elapsed: Duration) {
         self.entry.meter.count(|stats| stats.handled += 1);
         if self.shared.newsroom.anybody() {
             self.publish(delivery, result, elapsed);
@@ -307,9 +307,10 @@ impl Worker {
         self.shared.done(1);
     }
 
-    fn publish(&self, delivery: Delivery, result: Box<RawValue>, elapsed: Duration) {
-        let plugin = self.entry.name.clone();
-        self.shared.newsroom.publish(&News::Handled { plugin, event: delivery.event, result: result.into(), elapsed });
+    fn publish(&self, delivery: Delivery, result: Parcel, elapsed: Duration) {
+        let (plugin, (result, held)) = (self.entry.name.clone(), result.into_parts());
+        let result = result.into();
+        self.shared.newsroom.publish(&News::Handled { plugin, event: delivery.event, result, held, elapsed });
     }
 
     fn failed(&self, delivery: Delivery, error: RpcError) {

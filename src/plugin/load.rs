@@ -8,13 +8,14 @@ use std::{
 };
 
 use serde::de::DeserializeOwned;
-use serde_json::{Map, Value, value::RawValue};
+use serde_json::{Map, Value};
 use tokio::{
     sync::{mpsc, watch},
     task::JoinHandle,
 };
 
 use crate::{
+    blob::{BlobError, Outbox, Pool},
     chain::Chain,
     client::{ClientError, Executed, KernelClient, LaunchOptions, Output, milliseconds},
     language::{Activation, Interrupt, Language},
@@ -89,6 +90,9 @@ pub enum LoadError {
     /// The kernel could not be started.
     #[error(transparent)]
     Client(#[from] ClientError),
+    /// The kernel's folder for large values could not be opened.
+    #[error(transparent)]
+    Blob(#[from] BlobError),
     /// The kernel has no shim and the plugin no template.
     #[error(
         "kernelspec `{kernelspec}` has no language folder and so no shim; a plugin for it needs a `[template]` in its \
@@ -144,7 +148,7 @@ impl LoadError {
         match self {
             Self::Raised(error) => error.kind != rpc::ErrorKind::Gone,
             Self::NoShim { .. } | Self::NoActivation { .. } | Self::Version { .. } => true,
-            Self::Client(_) | Self::Shim { .. } | Self::NoCarrier { .. } => false,
+            Self::Client(_) | Self::Blob(_) | Self::Shim { .. } | Self::NoCarrier { .. } => false,
         }
     }
 }
@@ -201,7 +205,7 @@ impl Plugin {
         graph: SharedGraph,
         began: Instant,
     ) -> Result<Self, LoadError> {
-        let Spare { mut client, carrier: known, startup } = spare;
+        let Spare { mut client, carrier: known, startup, pool } = spare;
         let deadline = began + source.limits.startup;
         let outputs = client.take_outputs();
         // Where its kernel was started already, if nobody kept it at hand for any plugin.
@@ -263,6 +267,9 @@ impl Plugin {
             (None, Some(language), Some(_)) => {
                 let limit_bytes = usize::try_from(source.limits.result_bytes).unwrap_or(usize::MAX);
                 let (carrier, state) = (known.unwrap_or(Carrier::Pipe), State::default());
+                let outbox = pool.zip(client.process().blobs());
+                let outbox =
+                    outbox.map(|(pool, path)| Outbox::open(pool, path, source.sandbox.read_only)).transpose()?;
                 let actor = Actor {
                     name,
                     seat,
@@ -271,6 +278,7 @@ impl Plugin {
                     language: language.clone(),
                     way: Way::first(carrier),
                     limit_bytes,
+                    outbox,
                     prints,
                     host,
                     graph,
@@ -323,7 +331,11 @@ impl Plugin {
                     if language.kernel.child_interpreter {
                         self.tell(Mail::WatchInterpreter).await;
                     }
-                    way.takes_batches = result.features.iter().any(|feature| feature == rpc::BATCH);
+                    let has = |wanted: &str| result.features.iter().any(|feature| feature == wanted);
+                    if has(rpc::BLOB) {
+                        self.tell(Mail::TakeBlobs).await;
+                    }
+                    way.takes_batches = has(rpc::BATCH);
                     self.features = result.features;
                     return self.send_source(source, way, deadline).await;
                 }
@@ -370,7 +382,7 @@ impl Plugin {
         deadline: Instant,
     ) -> Result<T, RpcError> {
         let chain = Chain::root(format!("{method} {}", self.name), deadline);
-        let result: Box<RawValue> = self.request(method, params, &chain, deadline).await?;
+        let result = self.request(method, params, &chain, deadline).await?;
         serde_json::from_str(result.get()).map_err(|error| {
             let message = format!("the shim's answer to `{method}` does not fit the protocol: {error}");
             RpcError::new(rpc::ErrorKind::Invalid, message).in_plugin(&self.name)
@@ -385,6 +397,10 @@ pub fn launch_options(runtime: &Runtime, source: Option<&PluginSource>) -> Launc
     env.extend(behaviour.env);
     let file = runtime.language.as_ref().and_then(|language| Some(language.shim.as_ref()?.file.clone()));
     let files = file.zip(runtime.shim.clone()).into_iter().collect();
+    let has_shim = runtime.shim.is_some() && source.is_some_and(|source| source.template.is_none());
+    let pool = has_shim
+        .then(Pool::get)
+        .and_then(|pool| pool.inspect_err(|error| tracing::warn!(%error, "large values are sent by value")).ok());
     LaunchOptions {
         spec: LaunchSpec {
             kernel_name: runtime.kernelspec.clone(),
@@ -400,6 +416,7 @@ pub fn launch_options(runtime: &Runtime, source: Option<&PluginSource>) -> Launc
             noise: behaviour.noise,
             limits: source.map(|source| process_limits(&source.limits)).unwrap_or_default(),
             files,
+            blobs: pool.as_ref().map(|pool| pool.path().to_owned()),
         },
         startup: source.map_or(STARTUP, |source| source.limits.startup),
         interrupt: behaviour.interrupt.unwrap_or(runtime.interrupt),

@@ -36,6 +36,7 @@ use tokio::{
 };
 
 use crate::{
+    blob::Parcel,
     chain::{Chain, WaitGraph},
     client::{ClientError, Output, Prober, Startup, milliseconds},
     language::{Activation, Language},
@@ -85,7 +86,7 @@ pub type Answer<T> = Pin<Box<dyn Future<Output = Result<T, RpcError>> + Send>>;
 /// All that a plugin knows of the host.
 pub trait HostCalls: Send + Sync + 'static {
     /// `plugin` calls a function of the host or of another plugin. `chain` is that of the request it serves.
-    fn call(&self, plugin: &str, chain: Chain, name: String, args: Box<RawValue>) -> Answer<Box<RawValue>>;
+    fn call(&self, plugin: &str, chain: Chain, name: String, args: Box<RawValue>) -> Answer<Parcel>;
     /// `plugin` emits an event.
     fn emit(&self, plugin: &str, chain: Chain, event: Emission) -> Answer<()>;
     /// Something that needs no answer. Must not block.
@@ -209,6 +210,8 @@ enum Mail {
     Job(Job),
     /// From the next turn on.
     Use(Way),
+    /// The shim has the feature [`BLOB`](rpc::BLOB).
+    TakeBlobs,
     /// Whatever the kernel has started by now is the interpreter.
     WatchInterpreter,
     Stop {
@@ -227,7 +230,7 @@ struct Job {
     params: String,
     chain: Chain,
     deadline: Instant,
-    reply: oneshot::Sender<Result<Box<RawValue>, RpcError>>,
+    reply: oneshot::Sender<Result<Parcel, RpcError>>,
 }
 
 /// The graph of who waits for whom, shared by all plugins of a host.
@@ -287,11 +290,11 @@ impl Plugin {
         args: &RawValue,
         chain: &Chain,
         deadline: Instant,
-    ) -> Result<Box<RawValue>, RpcError> {
+    ) -> Result<Parcel, RpcError> {
         self.request("call", &rpc::Call { name, chain: &chain.path, args }, chain, deadline).await
     }
 
-    /// Send a request with parameters of [`crate::rpc`].
+    /// Send a request with parameters of [`crate::rpc`]. The blobs that they name have to be held until it returns.
     ///
     /// # Errors
     ///
@@ -302,7 +305,7 @@ impl Plugin {
         params: &impl Params,
         chain: &Chain,
         deadline: Instant,
-    ) -> Result<Box<RawValue>, RpcError> {
+    ) -> Result<Parcel, RpcError> {
         let count = params.count();
         let params =
             serde_json::to_string(params).map_err(|error| RpcError::new(rpc::ErrorKind::Invalid, error.to_string()))?;

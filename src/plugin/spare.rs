@@ -3,11 +3,15 @@
 //! Every plugin is loaded into one; a pool keeps some at hand, so that a plugin need not wait for a kernel to start.
 //! It belongs to nobody: no name, no permissions, no configuration reach the kernel before the plugin's own first turn.
 
-use std::time::{Duration, Instant};
+use std::{
+    sync::Arc,
+    time::{Duration, Instant},
+};
 
 use tokio::{sync::watch, time::timeout};
 
 use crate::{
+    blob::Pool,
     client::{KernelClient, LaunchOptions, Startup, milliseconds},
     language::Language,
     plugin::{
@@ -32,6 +36,8 @@ pub struct Spare {
     /// The carrier that was seen to work.
     pub(super) carrier: Option<Carrier>,
     pub(super) startup: Startup,
+    /// Its sandbox lets it read large values there, so there it has to stay.
+    pub(super) pool: Option<Arc<Pool>>,
 }
 
 impl Spare {
@@ -44,6 +50,8 @@ impl Spare {
     /// [`LoadError`], with the kernel gone.
     pub async fn start(runtime: &Runtime, source: &PluginSource) -> Result<Self, LoadError> {
         let deadline = Instant::now() + source.limits.startup;
+        // Held from before its path is looked up.
+        let pool = Pool::get().ok();
         let client = KernelClient::launch(launch_options(runtime, Some(source))).await?;
         let mut startup = client.startup();
         let began = Instant::now();
@@ -53,7 +61,7 @@ impl Spare {
             execute(&client, runtime, bootstrap, deadline).await?;
             startup.shim_ms = milliseconds(began.elapsed());
         }
-        Ok(Self { client, carrier: None, startup })
+        Ok(Self { client, carrier: None, startup, pool })
     }
 
     /// Open a turn and end it: the first one finds the carrier, and costs most, since interpreters compile what they run.

@@ -13,6 +13,7 @@ use tokio::{
 };
 
 use crate::{
+    blob::{self, Parcel},
     client::{ClientError, Executed, KernelClient, Output},
     manifest::Template,
     plugin::{Job, Mail, gone},
@@ -68,10 +69,10 @@ impl TemplateActor {
             let Some(mail) = mail else { break };
             match mail {
                 Mail::Job(job) => {
-                    let result = self.serve(&job).await.map_err(|error| error.in_plugin(&self.name));
+                    let result = self.serve(&job).await.map(Parcel::from).map_err(|error| error.in_plugin(&self.name));
                     drop(job.reply.send(result));
                 }
-                Mail::Use(_) | Mail::WatchInterpreter => {}
+                Mail::Use(_) | Mail::TakeBlobs | Mail::WatchInterpreter => {}
                 Mail::Stop { grace: asked, done } => {
                     (grace, stopped) = (asked, Some(done));
                     break;
@@ -86,13 +87,15 @@ impl TemplateActor {
 
     async fn serve(&mut self, job: &Job) -> Result<Box<RawValue>, RpcError> {
         let invalid = |error: serde_json::Error| RpcError::new(ErrorKind::Invalid, error.to_string());
+        // Nobody in this kernel knows of files.
+        let params = blob::by_value(&job.params, u64::MAX)?;
         let code = match job.method {
             "event" => {
-                let event: &RawValue = serde_json::from_str(&job.params).map_err(invalid)?;
+                let event: &RawValue = serde_json::from_str(&params).map_err(invalid)?;
                 self.template.event_code(event).unwrap_or_default()
             }
             "call" => {
-                let CallParams { name, args } = serde_json::from_str(&job.params).map_err(invalid)?;
+                let CallParams { name, args } = serde_json::from_str(&params).map_err(invalid)?;
                 self.template
                     .export_code(&name, &args)
                     .ok_or_else(|| RpcError::new(ErrorKind::NotFound, format!("no function `{name}`")))?

@@ -5,12 +5,19 @@ use std::{
     io::{self, Write},
     os::unix::fs::{OpenOptionsExt, PermissionsExt},
     path::{Path, PathBuf},
+    sync::{Arc, OnceLock},
 };
 
-use nix::{sys::stat::Mode, unistd::mkfifo};
+use nix::{
+    sys::{
+        stat::Mode,
+        statfs::{TMPFS_MAGIC, statfs},
+    },
+    unistd::{AccessFlags, access, mkfifo},
+};
 use tempfile::TempDir;
 
-use crate::provision::LaunchError;
+use crate::provision::{LaunchError, guardian::Guardian};
 
 /// A private folder. Dropping it removes it.
 #[derive(Debug)]
@@ -55,9 +62,35 @@ impl Folder {
         }
     }
 
-    /// The folders in which all private and temporary folders are.
-    pub fn bases() -> [PathBuf; 2] {
-        [Self::base(), std::env::temp_dir()]
+    /// A new folder for large values, in memory where there is a place for them.
+    ///
+    /// # Errors
+    ///
+    /// [`LaunchError::Folder`] names the folder it should have been in.
+    pub fn blobs(host_id: &str) -> Result<Self, LaunchError> {
+        Self::make(Self::blob_base(), host_id)
+    }
+
+    /// The folders in which all of these are.
+    pub fn bases() -> [PathBuf; 3] {
+        [Self::base(), std::env::temp_dir(), Self::blob_base()]
+    }
+
+    /// Where folders for large values are: `/dev/shm` or `$XDG_RUNTIME_DIR`, if it is in memory and has room; else where
+    /// private folders are. Found out once.
+    pub fn blob_base() -> PathBuf {
+        static BASE: OnceLock<PathBuf> = OnceLock::new();
+        let find = || {
+            let runtime = std::env::var_os("XDG_RUNTIME_DIR").map(PathBuf::from);
+            let places = [Some(PathBuf::from("/dev/shm")), runtime];
+            let found = places.into_iter().flatten().find(|dir| dir.is_absolute() && is_in_memory(dir));
+            found.unwrap_or_else(|| {
+                let base = Self::base();
+                tracing::info!(path = %base.display(), "no file system in memory has room for large values; they go here");
+                base
+            })
+        };
+        BASE.get_or_init(find).clone()
     }
 
     /// Where private folders are: `$XDG_RUNTIME_DIR`, or the folder for temporary files.
@@ -92,6 +125,42 @@ impl Folder {
     pub fn make_fifo(&self, name: &str) -> Result<(), LaunchError> {
         let path = self.path().join(name);
         mkfifo(&path, Mode::S_IRUSR | Mode::S_IWUSR).map_err(|errno| LaunchError::Folder { path, source: errno.into() })
+    }
+}
+
+/// Of a container's 64 MB, an array or two would leave nothing to others.
+const LEAST_BLOB_BYTES: u64 = 512 << 20;
+
+/// Is it a file system in memory that we may write to, of a size worth the name?
+fn is_in_memory(dir: &Path) -> bool {
+    let is_tmpfs = statfs(dir).is_ok_and(|found| {
+        let size_bytes = found.blocks().saturating_mul(u64::try_from(found.block_size()).unwrap_or_default());
+        found.filesystem_type() == TMPFS_MAGIC && size_bytes >= LEAST_BLOB_BYTES
+    });
+    is_tmpfs && access(dir, AccessFlags::W_OK | AccessFlags::X_OK).is_ok()
+}
+
+/// A folder that outlives the kernels: gone with its owner, or by the guardian if this process is killed.
+#[derive(Debug)]
+pub struct GuardedFolder {
+    folder: Folder,
+    _guardian: Arc<Guardian>,
+}
+
+impl GuardedFolder {
+    /// A new folder for large values.
+    ///
+    /// # Errors
+    ///
+    /// [`LaunchError::Guardian`], [`LaunchError::Folder`].
+    pub fn for_blobs() -> Result<Self, LaunchError> {
+        let guardian = Guardian::get().map_err(LaunchError::Guardian)?;
+        Ok(Self { folder: Folder::blobs(guardian.id())?, _guardian: guardian })
+    }
+
+    /// Its path.
+    pub fn path(&self) -> &Path {
+        self.folder.path()
     }
 }
 

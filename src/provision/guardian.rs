@@ -17,7 +17,7 @@ use crate::provision::Folder;
 /// Environment variable that marks all descendants of this process.
 pub const HOST_MARK: &str = "KERNELBRIDGE_HOST";
 
-/// `$1`: our mark; `$2` and `$3`: where the folders are. Three passes, as a process may fork while it is looked for.
+/// `$1`: our mark; the others: where the folders are. Three passes, as a process may fork while it is looked for.
 const SCRIPT: &str = r#"
 while read -r line; do [ "$line" = done ] && exit 0; done
 for pass in 1 2 3; do
@@ -27,7 +27,7 @@ for pass in 1 2 3; do
     done
     sleep 0.1
 done
-rm -rf "$2/kernelbridge-$1-"* "$3/kernelbridge-$1-"*
+rm -rf "$2/kernelbridge-$1-"* "$3/kernelbridge-$1-"* "$4/kernelbridge-$1-"*
 "#;
 
 /// A running guardian, shared by all kernels of this process.
@@ -53,7 +53,7 @@ impl Guardian {
         // Half of it is unique enough, and leaves room in the folders' paths: those of Unix sockets end at 107 bytes.
         let id = uuid::Uuid::new_v4().simple().to_string()[..16].to_owned();
         let mut command = Command::new("sh");
-        command.args(["-c", SCRIPT, "kernelbridge-guardian", &id]).arg(Folder::base()).arg(std::env::temp_dir());
+        command.args(["-c", SCRIPT, "kernelbridge-guardian", &id]).args(Folder::bases());
         command.stdin(Stdio::piped()).stdout(Stdio::null()).stderr(Stdio::null());
         // SAFETY: setsid is async-signal-safe, and nothing is allocated between fork and exec.
         unsafe {

@@ -5,7 +5,7 @@
 //! # Theory of operation
 //!
 //! A kernel gets a private folder (0700) with its connection file (0600), FIFOs and shim, a second one for its temporary
-//! files, which a killed R would leave behind, a session of its own, and two markers in its environment that all its
+//! files, which a killed R would leave behind, a third one, in memory, for large values that it sends, a session of its own, and two markers in its environment that all its
 //! descendants inherit: `KERNELBRIDGE_DIR`, by which [`Process::kill_tree`] finds what a wrapper kernel started in other
 //! sessions, and `KERNELBRIDGE_HOST`, by which a guardian does the same if this process is killed.
 
@@ -26,7 +26,7 @@ use std::{collections::BTreeMap, io, path::PathBuf, sync::Arc};
 
 use crate::{connection::ConnectionInfo, manifest::Sandbox};
 
-pub use folder::Folder;
+pub use folder::{Folder, GuardedFolder};
 pub use limits::{Limits, Overrun};
 pub use memory::memory_bytes;
 pub use ports::Reservation;
@@ -65,6 +65,8 @@ pub struct LaunchSpec {
     pub noise: Vec<String>,
     /// Files put into its private folder: name and text.
     pub files: Vec<(String, Arc<str>)>,
+    /// A folder of large values that it may read. It then gets one of its own, too, to put some into.
+    pub blobs: Option<PathBuf>,
 }
 
 /// A started kernel.
@@ -135,6 +137,7 @@ pub async fn launch(spec: &LaunchSpec) -> Result<Launched, LaunchError> {
     }
     folder.make_fifo(Folder::TO_HOST)?;
     folder.make_fifo(Folder::TO_PLUGIN)?;
+    let blobs = spec.blobs.as_ref().map(|_| Folder::blobs(guardian.id())).transpose()?;
     let temporary = match spec.env.contains_key("TMPDIR") && !spec.sandbox.read_only {
         true => None,
         false => Some(Folder::temporary(guardian.id())?),
@@ -165,14 +168,19 @@ pub async fn launch(spec: &LaunchSpec) -> Result<Launched, LaunchError> {
     let sandbox = sandbox::Prepared::new(
         spec.sandbox,
         &sandbox::Needs {
-            own: &[Some(&folder), temporary.as_ref()].into_iter().flatten().map(Folder::path).collect::<Vec<_>>(),
+            own: &[Some(&folder), temporary.as_ref(), blobs.as_ref()]
+                .into_iter()
+                .flatten()
+                .map(Folder::path)
+                .collect::<Vec<_>>(),
+            shared: spec.blobs.as_deref(),
             bases: &Folder::bases(),
             ports: [shell_port, iopub_port, stdin_port, control_port, hb_port],
             terminal: spec.terminal,
         },
     )?;
     let argv = spec.argv.iter().map(|arg| arg.replace("{connection_file}", &connection_file.to_string_lossy()));
-    let outfit = Outfit { argv: argv.collect(), folder, temporary, guardian, ports, sandbox };
+    let outfit = Outfit { argv: argv.collect(), folder, temporary, blobs, guardian, ports, sandbox };
     let process = Process::spawn(spec, outfit).await.map_err(|source| LaunchError::Program {
         name: spec.kernel_name.clone(),
         program: program.clone(),

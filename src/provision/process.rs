@@ -41,6 +41,8 @@ use crate::provision::{
 
 /// Environment variable with the private folder's path; also marks all descendants of one kernel.
 const FOLDER_MARK: &str = "KERNELBRIDGE_DIR";
+/// Environment variable with the path of the folder for large values that the kernel sends.
+const BLOBS: &str = "KERNELBRIDGE_BLOBS";
 /// Variables that say where programs write what nobody keeps: temporary files, ilua's pipes, IPython's history and that
 /// of the kernels built on it.
 const SCRATCH: [&str; 5] = ["TMPDIR", "TMP", "TEMP", "JUPYTER_RUNTIME_DIR", "IPYTHONDIR"];
@@ -78,6 +80,7 @@ pub struct Process {
     tail: Tail,
     folder: Folder,
     _temporary: Option<Folder>,
+    blobs: Option<Folder>,
     waiter: JoinHandle<()>,
     _watched: Option<Arc<Watched>>,
     _guardian: Arc<Guardian>,
@@ -88,6 +91,7 @@ pub(super) struct Outfit {
     pub argv: Vec<String>,
     pub folder: Folder,
     pub temporary: Option<Folder>,
+    pub blobs: Option<Folder>,
     pub guardian: Arc<Guardian>,
     pub ports: Option<Ports>,
     pub sandbox: Option<Prepared>,
@@ -95,7 +99,7 @@ pub(super) struct Outfit {
 
 impl Process {
     pub(super) async fn spawn(spec: &LaunchSpec, outfit: Outfit) -> io::Result<Self> {
-        let Outfit { argv, folder, temporary, guardian, ports, sandbox } = outfit;
+        let Outfit { argv, folder, temporary, blobs, guardian, ports, sandbox } = outfit;
         let mut command = Command::new(&argv[0]);
         command.args(&argv[1..]).stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped());
         command.env_clear().envs(environment::kept(std::env::vars_os(), &spec.pass_env));
@@ -109,6 +113,9 @@ impl Process {
         }
         command.env("JPY_PARENT_PID", std::process::id().to_string());
         command.env(HOST_MARK, guardian.id()).env(FOLDER_MARK, folder.path());
+        if let Some(blobs) = &blobs {
+            command.env(BLOBS, blobs.path());
+        }
         let instead = temporary.as_ref().filter(|_| spec.sandbox.read_only && spec.writes_where_started);
         if let Some(dir) = instead.map(Folder::path).or(spec.working_dir.as_deref()) {
             command.current_dir(dir);
@@ -159,7 +166,17 @@ impl Process {
             let overrun = overrun.get().copied().or_else(|| cgroup.as_ref()?.overrun());
             sender.send_replace(Some(Exit { status, overrun }));
         });
-        Ok(Self { pid, exit, tail, folder, _temporary: temporary, waiter, _watched: watched, _guardian: guardian })
+        Ok(Self {
+            pid,
+            exit,
+            tail,
+            folder,
+            _temporary: temporary,
+            blobs,
+            waiter,
+            _watched: watched,
+            _guardian: guardian,
+        })
     }
 
     /// Its process id.
@@ -180,6 +197,11 @@ impl Process {
     /// Its private folder.
     pub fn folder(&self) -> &Path {
         self.folder.path()
+    }
+
+    /// Its folder for large values that it sends, if it has one.
+    pub fn blobs(&self) -> Option<&Path> {
+        self.blobs.as_ref().map(Folder::path)
     }
 
     /// Send a signal to the kernel's process group. Returns whether there was one.

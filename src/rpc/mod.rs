@@ -31,6 +31,9 @@ pub const SERIES: &str = "series";
 /// The feature of a shim that takes a JSON-RPC batch: an array of requests, answered in their order.
 pub const BATCH: &str = "batch";
 
+/// The feature of a shim that reads and writes large values by reference.
+pub const BLOB: &str = "blob";
+
 /// The feature of a host and of a shim that speak of lists of events by `rows`.
 pub const ROWS: &str = "rows";
 

@@ -197,9 +197,9 @@ pub fn notification(method: &str) -> String {
 }
 
 /// The answer to a shim's request.
-pub fn response(id: u64, result: &Result<Box<RawValue>, RpcError>) -> String {
+pub fn response(id: u64, result: Result<&str, &RpcError>) -> String {
     match result {
-        Ok(result) => format!(r#"{{"jsonrpc":"2.0","id":{id},"result":{}}}"#, result.get()),
+        Ok(result) => format!(r#"{{"jsonrpc":"2.0","id":{id},"result":{result}}}"#),
         Err(error) => format!(r#"{{"jsonrpc":"2.0","id":{id},"error":{}}}"#, error.to_json()),
     }
 }
@@ -229,9 +229,9 @@ mod tests {
             message,
             r#"{"jsonrpc":"2.0","id":7,"method":"event","params":{"handler":1,"id":"e1","topic":"t","time":"2026-01-01T00:00:00.000Z","attempt":1,"key":null,"chain":["e1"],"data":{"a": 1}}}"#
         );
-        let error = Err(RpcError::new(ErrorKind::Denied, "no"));
+        let error = RpcError::new(ErrorKind::Denied, "no");
         assert_eq!(
-            response(3, &error),
+            response(3, Err(&error)),
             r#"{"jsonrpc":"2.0","id":3,"error":{"code":-32001,"message":"no","data":{"kind":"Denied"}}}"#
         );
     }

@@ -144,7 +144,7 @@ impl Bare {
                     Inbound::Request { id, plea } => {
                         let answer = plea.and_then(|plea| self.serve(plea));
                         let answer = answer.map(|value| to_raw_value(&value).expect("JSON"));
-                        self.send(&rpc::response(id, &answer));
+                        self.send(&rpc::response(id, answer.as_ref().map(|value| value.get())));
                     }
                     Inbound::Log { .. } | Inbound::Progress { .. } => {}
                     other => panic!("{other:?}"),

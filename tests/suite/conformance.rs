@@ -1,5 +1,6 @@
 //! One list of cases for every language folder, over every carrier that the language has.
 
+mod blobs;
 mod cases;
 mod endings;
 mod subject;

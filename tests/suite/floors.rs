@@ -21,7 +21,7 @@ const FLOORS: &[&[&str]] = &[
         "zmtp",
     ],
     &["channels", "discover", "install", "provision", "queue", "store"],
-    &["client"],
+    &["blob", "client"],
     &["supervision"],
     &["plugin"],
     &["doctor", "host"],

@@ -2,6 +2,7 @@
 //!
 //! - `bare`: shims whose kernel no registry carries, in the bare interpreter
 //! - `batches`: events that are handed over together, as lists, columns and tables
+//! - `blobs`: large values by reference: lies, sandboxes, what is left
 //! - `client`: one kernel: ask, interrupt, restart, shut down, and what is no kernel
 //! - `cli`: the program, as a user has it
 //! - `conformance`: every language folder, the same cases, over every carrier
@@ -19,6 +20,7 @@
 
 mod bare;
 mod batches;
+mod blobs;
 mod chaos;
 mod cli;
 mod client;

@@ -23,6 +23,8 @@ bridge.export("hello", hello);
 
 bridge.export("identity", (x: Json) => x);
 
+bridge.export("sum", (x: Float64Array) => x.reduce((sum, number) => sum + number, 0));
+
 bridge.export("fail", (message: string) => {
   throw new Error(message);
 });

@@ -8,6 +8,8 @@ bridge.export("hello", hello)
 
 bridge.export(identity, "identity")
 
+bridge.export(sum, "sum")
+
 bridge.export("fail") do message
     error(message)
 end

@@ -12,6 +12,8 @@ bridge.export("hello", hello);
 
 bridge.export("identity", (x) => x);
 
+bridge.export("sum", (x) => x.reduce((sum, number) => sum + number, 0));
+
 bridge.export("fail", (message) => {
   throw new Error(message);
 });

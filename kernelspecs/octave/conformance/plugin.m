@@ -73,6 +73,7 @@ endfunction
 # Octave draws only with gnuplot or a display, so there is no `plot`.
 bridge_export ("hello", @hello);
 bridge_export ("identity", @(x) x);
+bridge_export ("sum", @(x) sum (x(:)));
 bridge_export ("fail", @fail);
 bridge_export ("print_both", @print_both);
 bridge_export ("call_host", @call_host);

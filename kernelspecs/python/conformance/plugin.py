@@ -18,6 +18,11 @@ def identity(x):
     return x
 
 
+@bridge.export(name="sum")
+def sum_of(x):
+    return float(x.sum() if hasattr(x, "sum") else sum(x))
+
+
 @bridge.export
 def fail(message):
     raise ValueError(message)

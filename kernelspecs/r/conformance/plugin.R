@@ -5,6 +5,8 @@ bridge$export("hello", function(name) paste0(bridge$config$greeting, ", ", name,
 
 bridge$export("identity", function(x) x)
 
+bridge$export("sum", function(x) sum(x))
+
 bridge$export("fail", function(message) {
   stop(message)
 })

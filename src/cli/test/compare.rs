@@ -2,7 +2,7 @@
 
 use serde_json::Value;
 
-use crate::{cli::test::case::ExpectedEvent, host::Event};
+use crate::{blob, cli::test::case::ExpectedEvent, host::Event};
 
 /// How far numbers may be apart, as a part of the larger: languages print and read the last digits differently.
 const TOLERANCE: f64 = 1e-9;
@@ -69,7 +69,7 @@ fn one_event(path: &str, wanted: &ExpectedEvent, event: &Event) -> Vec<String> {
     }
     let mut all = Vec::new();
     if let Some(data) = &wanted.data {
-        let found = serde_json::from_str(event.data.get()).unwrap_or_default();
+        let found = blob::read(event.data.get()).unwrap_or_default();
         all.extend(differences(&format!("{path}.data"), data, &found));
     }
     if let Some(key) = wanted.key.as_deref().filter(|key| event.key.as_deref() != Some(key)) {

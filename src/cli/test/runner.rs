@@ -15,6 +15,7 @@ use serde_json::{
 use tokio::time::{sleep, timeout};
 
 use crate::{
+    blob,
     cli::test::{
         CaseReport,
         case::{Action, Case, Expected},
@@ -309,7 +310,7 @@ enum Outcome {
 }
 
 fn parsed(value: &RawValue) -> Value {
-    serde_json::from_str(value.get()).unwrap_or_default()
+    blob::read(value.get()).unwrap_or_default()
 }
 
 fn snapshot(store: &Store) -> anyhow::Result<BTreeMap<String, Box<RawValue>>> {

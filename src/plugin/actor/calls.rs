@@ -6,6 +6,7 @@ use futures_util::future::{AbortHandle, Abortable};
 use serde_json::value::RawValue;
 
 use crate::{
+    blob::{Held, Parcel},
     chain::Chain,
     plugin::{
         Answer, Emission, PluginNews,
@@ -36,7 +37,9 @@ impl Actor {
             self.client.clear_cancel();
         }
         if let Some(reply) = reply {
-            drop(reply.send(result.map_err(|error| error.by_plugin(&self.name))));
+            let result = result.map_err(|error| error.by_plugin(&self.name));
+            let result = result.and_then(|json| self.unpack(json).map_err(|error| error.in_plugin(&self.name)));
+            drop(reply.send(result));
         }
     }
 
@@ -50,23 +53,34 @@ impl Actor {
             }
             _ => {
                 let error = RpcError::new(ErrorKind::Cancelled, "no handler is running; calls belong inside one");
-                return self.send(rpc::response(id, &Err(error)));
+                return self.send(rpc::response(id, Err(&error)));
             }
         };
-        let answer: Answer<Box<RawValue>> = match plea {
-            Ok(Plea::Call { name, args }) => self.host.call(&self.name, chain, name, args),
-            Ok(Plea::Emit { topic, data, key }) => {
-                let accepted = self.host.emit(&self.name, chain, Emission { topic, data, key });
-                Box::pin(async { accepted.await.map(|()| rpc::null()) })
-            }
-            Err(error) => Box::pin(std::future::ready(Err(error))),
-        };
+        let (answer, args) = self.begin(chain, plea).unwrap_or_else(|error| {
+            let answer: Answer<Parcel> = Box::pin(std::future::ready(Err(error)));
+            (answer, Held::default())
+        });
         self.state.next_token += 1;
         let token = self.state.next_token;
         let (abort, registration) = AbortHandle::new_pair();
         let answer = Abortable::new(answer, registration);
         self.state.calls.push(Box::pin(async move { (token, answer.await) }));
-        self.state.stack.push(Frame::Waiting { id, token, abort, answer: None });
+        self.state.stack.push(Frame::Waiting { id, token, abort, _args: args, answer: None });
+    }
+
+    /// The answer to come, and what has to be held until then.
+    fn begin(&self, chain: Chain, plea: Result<Plea, RpcError>) -> Result<(Answer<Parcel>, Held), RpcError> {
+        Ok(match plea? {
+            Plea::Call { name, args } => {
+                let (args, held) = self.unpack(args)?.into_parts();
+                (self.host.call(&self.name, chain, name, args), held)
+            }
+            Plea::Emit { topic, data, key } => {
+                let (data, held) = self.unpack(data)?.into_parts();
+                let accepted = self.host.emit(&self.name, chain, Emission { topic, data, key });
+                (Box::pin(async { accepted.await.map(|()| rpc::null().into()) }), held)
+            }
+        })
     }
 
     /// The call on top of the stack, if there is one, is waited for no more.
@@ -96,11 +110,16 @@ impl Actor {
             && let (id, Some(result)) = (*id, answer.take())
         {
             self.state.stack.pop();
-            let result = result.map(rpc::compact).and_then(|value| match self.too_large(value.get().len()) {
-                Some(error) => Err(error),
-                None => Ok(value),
+            let result = result.and_then(|parcel| {
+                let (json, _held) = parcel.into_parts();
+                let json = rpc::compact(json);
+                let (packed, held) = self.pack(json.get())?;
+                if let Some(Frame::Serving { answer, .. }) = self.state.stack.last_mut() {
+                    *answer = held;
+                }
+                Ok(packed.unwrap_or_else(|| Box::<str>::from(json).into()))
             });
-            self.send(rpc::response(id, &result));
+            self.send(rpc::response(id, result.as_deref()));
         }
     }
 }

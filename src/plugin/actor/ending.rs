@@ -24,6 +24,7 @@ impl Actor {
     pub(super) fn turn_ended(&mut self, reply: &ExecuteReply) {
         let Some(open) = self.state.turn.take() else { return };
         self.client.clear_cancel();
+        self.clean_outbox();
         match open.phase {
             Phase::Ending { .. } => {}
             Phase::Opening if open.turn.is_standing() => {

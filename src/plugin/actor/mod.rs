@@ -1,5 +1,6 @@
 //! The task that owns a plugin's kernel: turns, the stack of requests and calls, deadlines.
 
+mod blobs;
 mod calls;
 mod ending;
 mod expiry;
@@ -16,10 +17,10 @@ use futures_util::{
     future::{AbortHandle, Aborted},
     stream::FuturesUnordered,
 };
-use serde_json::value::RawValue;
 use tokio::sync::{mpsc, oneshot, watch};
 
 use crate::{
+    blob::{Held, Outbox, Parcel},
     chain::Chain,
     client::KernelClient,
     language::{Activation, Language},
@@ -54,6 +55,8 @@ pub(super) struct Actor {
     pub language: Arc<Language>,
     pub way: Way,
     pub limit_bytes: usize,
+    /// Where its kernel puts large values.
+    pub outbox: Option<Outbox>,
     pub prints: Arc<Prints>,
     pub host: Arc<dyn HostCalls>,
     pub graph: SharedGraph,
@@ -72,8 +75,12 @@ pub(super) struct State {
     ends: FuturesUnordered<Pin<Box<dyn Future<Output = End> + Send>>>,
     next_id: u64,
     next_token: u64,
+    /// The shim has the feature [`rpc::BLOB`].
+    takes_blobs: bool,
     /// The shim became ready over this carrier before, so if it does not again, it is gone.
     worked: bool,
+    /// When files that nobody sent were last looked for.
+    cleaned_at: Option<Instant>,
     /// How often a standing turn ended although nobody ended it.
     fallen: u32,
     /// Requests whose turn ended under them. If another turn opens they were cancelled; if not, the interpreter is gone:
@@ -86,8 +93,8 @@ pub(super) struct State {
 
 /// A call of the plugin's under way, with its token.
 type HostCall = Pin<Box<dyn Future<Output = (u64, CallOutcome)> + Send>>;
-type Reply = oneshot::Sender<Result<Box<RawValue>, RpcError>>;
-type CallOutcome = Result<Result<Box<RawValue>, RpcError>, Aborted>;
+type Reply = oneshot::Sender<Result<Parcel, RpcError>>;
+type CallOutcome = Result<Result<Parcel, RpcError>, Aborted>;
 
 struct Queued {
     job: Job,
@@ -124,9 +131,20 @@ enum Frame {
         /// Who waits for it wants to know what was done of it, also after the deadline.
         is_patient: bool,
         fate: Fate,
+        /// What its parameters name.
+        _params: Held,
+        /// What the last answer to a call of its names: the shim has read an answer before it calls again.
+        answer: Held,
     },
     /// The plugin waits for us.
-    Waiting { id: u64, token: u64, abort: AbortHandle, answer: Option<Result<Box<RawValue>, RpcError>> },
+    Waiting {
+        id: u64,
+        token: u64,
+        abort: AbortHandle,
+        /// What its arguments name.
+        _args: Held,
+        answer: Option<Result<Parcel, RpcError>>,
+    },
 }
 
 /// How far a request has been given up.
@@ -206,6 +224,7 @@ impl Actor {
                         self.end_turn();
                     }
                 }
+                Happened::Mail(Some(Mail::TakeBlobs)) => self.state.takes_blobs = true,
                 Happened::Mail(Some(Mail::WatchInterpreter)) => self.watch_interpreter(),
                 Happened::Mail(Some(Mail::Stop { grace, done })) => {
                     self.cut_short();
@@ -347,17 +366,15 @@ impl Actor {
         while jobs.len() < most
             && let Some(Queued { job, .. }) = self.state.queued.get(index)
         {
-            let size = job.params.len();
-            if let Some(error) = self.too_large(size) {
-                self.fail_queued(index, error);
-                continue;
-            }
-            bytes += size;
+            bytes += job.params.len();
             if !jobs.is_empty() && (bytes > BATCH_BYTES || !rpc::may_be_batched(job.method)) {
                 break;
             }
             let is_last = !rpc::may_be_batched(job.method);
-            jobs.extend(self.state.queued.remove(index));
+            match self.pack(&job.params) {
+                Ok(packed) => jobs.extend(self.state.queued.remove(index).map(|queued| (queued, packed))),
+                Err(error) => self.fail_queued(index, error),
+            }
             if is_last {
                 break;
             }
@@ -368,17 +385,18 @@ impl Actor {
     }
 
     /// The first is served first, so it is on top of the stack.
-    fn start_jobs(&mut self, jobs: Vec<Queued>) {
+    fn start_jobs(&mut self, jobs: Vec<(Queued, (Option<String>, Held))>) {
         if self.state.stack.is_empty() {
-            self.prints.begin(jobs.iter().map(|queued| queued.job.count).sum());
+            self.clean_now_and_then();
+            self.prints.begin(jobs.iter().map(|(queued, _)| queued.job.count).sum());
         }
         let mut message = String::new();
         let first = self.state.next_id + 1;
-        for (id, Queued { job, .. }) in (first..).zip(&jobs) {
+        for (id, (Queued { job, .. }, (params, _))) in (first..).zip(&jobs) {
             if jobs.len() > 1 {
                 message.push(if id == first { '[' } else { ',' });
             }
-            rpc::write_request(&mut message, id, job.method, &job.params);
+            rpc::write_request(&mut message, id, job.method, params.as_ref().unwrap_or(&job.params));
             self.state.next_id = id;
         }
         if jobs.len() > 1 {
@@ -387,7 +405,7 @@ impl Actor {
         {
             let mut graph = self.graph.lock().unwrap_or_else(PoisonError::into_inner);
             let last = self.state.next_id;
-            for (id, Queued { job, told }) in (first..=last).rev().zip(jobs.into_iter().rev()) {
+            for (id, (Queued { job, told }, (_, held))) in (first..=last).rev().zip(jobs.into_iter().rev()) {
                 if told {
                     graph.stop_waiting(job.chain.id, &self.seat);
                 }
@@ -399,6 +417,8 @@ impl Actor {
                     reply: Some(job.reply),
                     is_patient: job.method == rpc::SERIES,
                     fate: Fate::Running,
+                    _params: held,
+                    answer: Held::default(),
                 });
             }
         }

@@ -25,6 +25,7 @@ pub(super) fn rules(needs: &Needs<'_>) -> Vec<(PathBuf, BitFlags<AccessFs>)> {
     let device = make_bitflags!(AccessFs::{ReadFile | WriteFile | Truncate | IoctlDev});
     let terminals = TERMINALS.into_iter().filter(|_| needs.terminal);
     rules.extend(DEVICES.into_iter().chain(terminals).map(|path| (PathBuf::from(path), device)));
+    rules.extend(needs.shared.map(|folder| (folder.to_path_buf(), read)));
     let everything = AccessFs::from_all(ABI::V3) & !make_bitflags!(AccessFs::{MakeChar | MakeBlock});
     rules.extend(needs.own.iter().map(|folder| (folder.to_path_buf(), everything)));
     rules

@@ -111,6 +111,8 @@ pub(super) struct Prepared {
 pub(super) struct Needs<'a> {
     /// Its own folders, the only ones it may change.
     pub own: &'a [&'a Path],
+    /// A folder of another's that it may read.
+    pub shared: Option<&'a Path>,
     /// Folders in which those of all kernels are.
     pub bases: &'a [PathBuf],
     /// The ports it listens on.

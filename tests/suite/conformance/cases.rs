@@ -13,6 +13,7 @@ use serde_json::{Value, json};
 
 use super::{
     LARGE,
+    blobs::blob_cases,
     endings::{folders, nothing_left},
     subject::{Report, Subject},
     values::{contains, equal, equal_ok, handled, integral, is_png, normal, output, wait},
@@ -432,6 +433,7 @@ pub async fn main_cases(subject: &Subject, report: &mut Report) {
             Ok(())
         })
         .await;
+    blob_cases(&host, subject, report, other).await;
     report
         .case("shutdown runs on_shutdown and leaves nothing", async {
             let about = host.plugins()[0].about.clone();
