@@ -298,7 +298,7 @@ function move(space) -- each plugin requires what lies beside it, whatever other
   here, package.path = space, space.path or package_path
 end
 function methods.initialize(params)
-  local features, id = array { "columns", "shared", uptime and "series" }, params.space
+  local features, id = array { "batch", "columns", "shared", uptime and "series" }, params.space
   if id then spaces[id] = new_space(id) new_bridge(spaces[id]) end
   local space = spaces[id or 0]
   space.folder, space.name, space.bridge.config = params.folder, id and params.plugin.name, params.config
@@ -431,10 +431,10 @@ local function series(params) -- of events, until one fails or time is up
   end
   return '"result":{"outcomes":[' .. table.concat(bodies, ",") .. "]}"
 end
-function serve(message)
+function serve(message, last)
   local id, method, body = message.id or 0, message.method, nil
-  if id <= last_request or not method then return end -- left over from before an interrupt
-  last_request = id
+  if id <= (last or last_request) or not method then return end -- left over from before an interrupt
+  last_request = math.max(last_request, id)
   if method == "series" then body = series(message.params) else body = attempt(method, message.params) end
   io.stdout:flush()
   send(format('{"jsonrpc":"2.0","id":%d,%s}', id, body))
@@ -449,6 +449,11 @@ function bridge._turn()
   send('{"jsonrpc":"2.0","method":"ready"}')
   repeat
     local message = receive()
-    if message.method == "end" then ended = true else serve(message) end
+    if message.method == "end" then ended = true
+    elseif message.method then serve(message)
+    else -- requests that came together; what comes back to us from one of them has a greater id than the next
+      local last = last_request
+      for i = 1, #message do if not ended then serve(message[i], last) end end
+    end
   until ended
 end

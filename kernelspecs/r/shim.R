@@ -279,7 +279,8 @@ local({
       space$name <- params$plugin$name
       here <<- NULL
       move(space)
-      features <- list("blob", "series", "columns", "shared")
+      # On `jupyter` a response waits for the host's next message, and the rest of an array would wait with it.
+      features <- as.list(c("blob", "series", "columns", "shared", if (!is.null(up)) "batch"))
       list(bridge = "1", language = "r", interpreter = R.version.string, features = features)
     },
     load = function(params) {
@@ -359,10 +360,10 @@ local({
     if (!is.null(space$folder)) setwd(space$folder)
   }
 
-  serve <- function(message) {
+  serve <- function(message, last = served) {
     if (message$method == "end") ended <<- TRUE
-    if (is.null(message$id) || message$id <= served) return()
-    served <<- message$id
+    if (is.null(message$id) || message$id <= last) return()
+    served <<- max(served, message$id)
     text <- if (message$method == "series") series(message$params) else attempt(message$method, message$params)
     if (ended) return()
     show_output()
@@ -407,8 +408,12 @@ local({
     say("\"method\":\"ready\"")
     while (!ended) {
       message <- hear()
-      forget_interrupt()  # one that came too late for the handler it was meant for
-      if (!is.null(message$method)) serve(message)
+      messages <- if (is.null(names(message))) message else list(message)
+      last <- served  # what comes back to us from one of several has a greater id than the next
+      for (message in messages) {
+        forget_interrupt()  # one that came too late for the handler it was meant for
+        if (!ended && !is.null(message$method)) serve(message, last)
+      }
     }
   }
   # The author's keyboard reads become a host call, also inside packages.

@@ -52,6 +52,7 @@ pub(super) struct Turn {
     /// Until its reply, in a standing turn.
     execution: Option<Execution>,
     is_standing: bool,
+    was_woken: bool,
     road: Road,
     arrived: VecDeque<Inbound>,
     limit_bytes: usize,
@@ -88,6 +89,12 @@ impl Turn {
     /// A cell that runs beside a standing turn; an error of its ends the turn.
     pub fn beside(&mut self, execution: Execution) {
         self.execution = Some(execution);
+        self.was_woken = true;
+    }
+
+    /// Did a cell run beside it, after an interrupt?
+    pub fn was_woken(&self) -> bool {
+        self.was_woken
     }
 
     /// Queue a message and send what can be sent at once.
@@ -227,7 +234,17 @@ impl PreparedTurn {
     pub fn open(self, execution: Execution, is_standing: bool) -> Turn {
         let Self { road, limit_bytes } = self;
         let execution = Some(execution);
-        Turn { execution, is_standing, road, arrived: VecDeque::new(), limit_bytes, reply: None, closed_at: None }
+        let was_woken = false;
+        Turn {
+            execution,
+            is_standing,
+            was_woken,
+            road,
+            arrived: VecDeque::new(),
+            limit_bytes,
+            reply: None,
+            closed_at: None,
+        }
     }
 }
 

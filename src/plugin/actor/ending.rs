@@ -44,7 +44,8 @@ impl Actor {
             Phase::Ready { .. } => {
                 let is_interrupted =
                     |frame: &Frame| matches!(frame, Frame::Serving { fate: Fate::Interrupted { .. }, .. });
-                if open.turn.is_standing() && !self.state.stack.iter().any(is_interrupted) {
+                let is_fall = !open.turn.was_woken() && !self.state.stack.iter().any(is_interrupted);
+                if open.turn.is_standing() && is_fall {
                     self.state.fallen += 1;
                     if self.state.fallen >= FALLS {
                         self.stand_no_more("its pipes are closed again and again".to_owned());

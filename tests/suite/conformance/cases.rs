@@ -389,7 +389,7 @@ pub async fn main_cases(subject: &Subject, report: &mut Report) {
         .await;
     report
         .case("many calls that come back", async {
-            let nest = (0..64).map(|n| call("nest", json!([n % 3])));
+            let nest = (0..16).map(|n| call("nest", json!([n % 3])));
             for (n, outcome) in futures_util::future::join_all(nest).await.into_iter().enumerate() {
                 equal_ok(outcome.map(integral), json!(n % 3))?;
             }
