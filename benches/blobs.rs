@@ -69,7 +69,7 @@ async fn language(name: &str, environment: &Environment, table: &mut Table) -> R
         let kernelspec = json!({ "argv": argv, "display_name": "Python with numpy", "language": "python" });
         fs::write(folder.join("kernel.json"), kernelspec.to_string())?;
         plugin.insert("kernel".into(), "with-numpy".into());
-        builder = builder.environment(environment.clone().with_kernels_in(&dir.path().join("kernels")));
+        builder = builder.environment(environment.clone().with_kernels_in(dir.path().join("kernels")));
     }
     fs::write(&file, manifest.to_string())?;
     let host = builder.plugin(dir.path()).build().await?;

@@ -64,7 +64,7 @@ async fn meet(said: &[u8]) -> String {
     };
     let connecting = timeout(DEADLINE, Channel::connect(&endpoint, "me"));
     let (channel, _stream) = tokio::join!(connecting, server);
-    let error = channel.expect("in time").err().expect("refused").to_string();
+    let error = channel.expect("in time").expect_err("refused").to_string();
     error.strip_prefix(&format!("cannot speak with {endpoint}: ")).expect("the endpoint is named").to_owned()
 }
 

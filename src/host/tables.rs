@@ -72,7 +72,7 @@ impl Host {
         let params = CallTable { name: &function, chain: &chain.path, table: &attachment.name };
         let result = lane.instance.ask(&loaded, "table", &params, &chain, deadline).await;
         entry.meter.took(began.elapsed());
-        returned(&loaded.plugin, name, &*result?)
+        returned(&loaded.plugin, name, &result?)
     }
 }
 
