@@ -576,7 +576,7 @@ def _kernelbridge():
             notify(b"progress", {"done": done, "total": total, "message": message}, self._space)
         def _turn(self, carrier): at_once(self._turn_async(carrier, apart=True))
         async def _turn_async(self, carrier, apart=False):
-            previous = enter()
+            previous, now.shielded = enter(), True
             try:
                 with contextlib.closing({"pipe": Pipe, "jupyter": Stdin}[carrier]()) as now.carrier:
                     ready()
@@ -604,7 +604,6 @@ def _kernelbridge():
         now.carrier.send(b'{"jsonrpc":"2.0","method":"ready"}')
 
     def enter():  # returns who was interrupted before
-        now.shielded = True
         # A plugin has no keyboard, but the host may have an answer. ipykernel puts its own back after the cell.
         builtins.input = getpass.getpass = lambda prompt="", stream=None: bridge.call("host.input", str(prompt))
         return signal.signal(signal.SIGINT, interrupt)

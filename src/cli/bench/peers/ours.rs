@@ -9,12 +9,11 @@ use std::{
 
 use anyhow::{Context, bail, ensure};
 use arrow_array::{ArrayRef, Int64Array, RecordBatch, StringArray};
-use base64::{Engine, prelude::BASE64_STANDARD};
 use futures_util::{StreamExt, stream::FuturesUnordered};
-use serde_json::json;
 
 use super::{Kit, python::sources};
 use crate::{
+    blob::Array,
     cli::bench::{
         record::{Record, check_all, check_sum, floats},
         system::{Doing, Measure, System, WINDOW, shared, timed},
@@ -323,9 +322,12 @@ impl System for Ours {
                 }
                 Measure::Floats(megabytes) => {
                     let (bytes, sum) = floats(megabytes);
+                    let numbers: Vec<f64> =
+                        bytes.as_chunks().0.iter().map(|bytes| f64::from_le_bytes(*bytes)).collect();
                     timed!(count, {
-                        let value = json!({ "$bytes": BASE64_STANDARD.encode(&bytes) });
-                        check_sum(sum, self.host.call("bench.total", (value,)).await?)?
+                        // From the application's own memory each time, as for all others.
+                        let array = Array::from(&numbers[..]);
+                        check_sum(sum, self.host.call("bench.total", (&array,)).await?)?
                     })
                 }
                 other => bail!("kernelbridge does not do {} yet", other.name()),
