@@ -414,7 +414,9 @@ def _kernelbridge():
         if space.folder:
             os.chdir(space.folder)
         move(id and space)
-        features = ["async", "batch", "blob", "bytes", "series", "rows", "columns", "shared"]
+        features = ["async", "blob", "bytes", "series", "rows", "columns", "shared"]
+        if params.get("carrier") == "pipe":  # over `jupyter` each response is a prompt, and waits for its answer
+            features.append("batch")
         if "arrow" in params.get("features", ()) and importlib.util.find_spec("pyarrow"):
             features.append("arrow")
         interpreter = f"Python {platform.python_version()}, ipykernel {ipykernel.__version__}"
