@@ -12,6 +12,7 @@ use futures_util::future::join_all;
 use tokio::{sync::Semaphore, time::sleep};
 
 use crate::{
+    blob,
     discover::{
         DiscoverError, Discovery, Environment, Found, LanguageFolder, Languages, NoKernelspec, Support, discover,
     },
@@ -278,6 +279,8 @@ impl HostBuilder {
             entries: RwLock::default(),
             pending: Pending::new(),
             leaves_backlog: self.leaves_backlog,
+            // Without it they are sent by value, and the first launch says why.
+            _large_values: blob::Pool::get().ok(),
         });
         let mut recipes = Vec::new();
         for (manifest, file) in &manifests {

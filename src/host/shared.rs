@@ -9,7 +9,7 @@ use serde_json::value::RawValue;
 use tokio::sync::Semaphore;
 
 use crate::{
-    blob::Parcel,
+    blob::{self, Parcel},
     chain::Chain,
     host::{
         Event,
@@ -48,6 +48,9 @@ pub(crate) struct Shared {
     pub pending: Pending,
     /// What is in the store is for other hosts.
     pub leaves_backlog: bool,
+    /// Where large values are, the same folder for as long as the host lives: kernels that are told of another one are
+    /// not alike.
+    pub _large_values: Option<Arc<blob::Pool>>,
 }
 
 impl Shared {
