@@ -266,7 +266,7 @@ impl Face {
                 priority: handler.priority,
             }));
         }
-        Ok(Self { about: plugin.about().clone(), handlers: plugin.handlers().to_vec(), subscribers })
+        Ok(Self { about: plugin.about(), handlers: plugin.handlers().to_vec(), subscribers })
     }
 
     pub fn exports(&self) -> impl Iterator<Item = &str> {

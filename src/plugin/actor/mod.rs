@@ -22,7 +22,7 @@ use tokio::sync::{mpsc, oneshot, watch};
 use crate::{
     blob::{Held, Outbox, Parcel},
     chain::Chain,
-    client::KernelClient,
+    client::{KernelClient, Output},
     language::{Activation, Language},
     plugin::{
         Carrier, Job, Mail, PluginNews, Reply, SharedGraph, Way,
@@ -58,6 +58,8 @@ pub(super) struct Actor {
     pub client: KernelClient,
     pub language: Arc<Language>,
     pub way: Way,
+    /// Told what of it is in use.
+    pub activation: watch::Sender<Activation>,
     pub limit_bytes: usize,
     /// Where its kernel puts large values.
     pub outbox: Option<Outbox>,
@@ -86,6 +88,8 @@ pub(super) struct State {
     cleaned_at: Option<Instant>,
     /// How often a standing turn ended although nobody ended it.
     fallen: u32,
+    /// What did not work; it is not tried again.
+    given_up: Option<Activation>,
     /// Requests whose turn ended under them. If another turn opens they were cancelled; if not, the interpreter is gone:
     /// Bash and Prolog restart theirs, empty, and say that all is well.
     limbo: Vec<(Reply, Arc<Member>, RpcError)>,
@@ -220,10 +224,7 @@ impl Actor {
             match happened {
                 Happened::Mail(Some(Mail::Job(job))) => self.state.queued.push_back(Queued { job, told: false }),
                 Happened::Mail(Some(Mail::Use(way))) => {
-                    self.state.worked &= way.carrier == self.way.carrier;
-                    let is_same = self.way.activation.is_standing()
-                        && (way.carrier, way.activation) == (self.way.carrier, self.way.activation);
-                    self.way = way;
+                    let is_same = self.use_way(way);
                     if !is_same {
                         self.end_turn();
                     }
@@ -255,6 +256,20 @@ impl Actor {
             // Whoever asked may have given up.
             let _ = done.send(());
         }
+    }
+
+    /// From the next turn on. Is a turn that is open one of those?
+    fn use_way(&mut self, mut way: Way) -> bool {
+        if self.state.given_up == Some(way.activation) {
+            way.activation = Activation::Execute;
+        }
+        self.state.worked &= way.carrier == self.way.carrier;
+        // Only the code that an `execute_request` runs depends on more.
+        let is_same = way.activation != Activation::Execute
+            && (way.carrier, way.activation) == (self.way.carrier, self.way.activation);
+        self.way = way;
+        self.activation.send_replace(way.activation);
+        is_same
     }
 
     fn watch_interpreter(&mut self) {
@@ -472,6 +487,7 @@ impl Actor {
     async fn open_turn(&mut self) {
         let (turn, Way { carrier, activation, is_async, .. }) = (&self.language.turn, self.way);
         let code = match (activation, carrier) {
+            (Activation::Comm, _) => None,
             (Activation::Loop, _) => turn.standing.as_ref(),
             (Activation::Thread, _) => turn.thread.as_ref(),
             (Activation::Execute, Carrier::Pipe) => {
@@ -483,12 +499,18 @@ impl Actor {
         };
         let opened = async {
             let prepared = Turn::prepare(carrier, self.client.folder(), self.limit_bytes)?;
-            let request = ExecuteRequest {
-                silent: turn.silent,
-                allow_stdin: carrier == Carrier::Jupyter,
-                ..ExecuteRequest::new(code.cloned().unwrap_or_default())
+            let execution = match turn.comm.as_deref().filter(|_| activation == Activation::Comm) {
+                Some(comm_id) => self.client.message_comm(comm_id).await?,
+                None => {
+                    let request = ExecuteRequest {
+                        silent: turn.silent,
+                        allow_stdin: carrier == Carrier::Jupyter,
+                        ..ExecuteRequest::new(code.cloned().unwrap_or_default())
+                    };
+                    self.client.execute_turn(&request).await?
+                }
             };
-            Ok::<_, TurnError>(prepared.open(self.client.execute_turn(&request).await?, activation.is_standing()))
+            Ok::<_, TurnError>(prepared.open(execution, activation))
         };
         match opened.await {
             Ok(turn) => {
@@ -530,6 +552,7 @@ impl Actor {
             Inbound::Progress { done, total, message, space } => {
                 self.news(space, PluginNews::Progress { done, total, message });
             }
+            Inbound::Output { name, text } => self.prints.show(Output::Stream { name, text }, &Member::news),
             Inbound::Bad { reason } => self.news(None, PluginNews::Odd { reason }),
         }
     }

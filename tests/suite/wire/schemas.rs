@@ -3,7 +3,10 @@
 use fastrand::Rng;
 use kernelbridge::wire::{
     Header, Outgoing, Received, Signer,
-    content::{CompleteRequest, Empty, ExecuteRequest, InputReply, InspectRequest, IsCompleteRequest, ShutdownRequest},
+    content::{
+        CommMessage, CompleteRequest, Empty, ExecuteRequest, InputReply, InspectRequest, IsCompleteRequest,
+        ShutdownRequest,
+    },
 };
 use serde::Serialize;
 use serde_json::{Map, Value, json};
@@ -42,6 +45,7 @@ pub fn requests(rng: &mut Rng) -> Vec<Request> {
         request("is_complete_request", IsCompleteRequest { code: code() }),
         request("kernel_info_request", Empty {}),
         request("comm_info_request", Empty {}),
+        request("comm_msg", CommMessage { comm_id: &code(), data: Empty {} }),
         request("interrupt_request", Empty {}),
         request("shutdown_request", ShutdownRequest { restart: false }),
         request("shutdown_request", ShutdownRequest { restart: true }),
