@@ -64,6 +64,9 @@ pub struct Shim {
     /// It changes into the `folder` of `initialize`, so that a kernel that was started elsewhere can take a plugin.
     #[serde(default)]
     pub moves: bool,
+    /// Cells that somebody else has the kernel run can call the host, and register handlers.
+    #[serde(default)]
+    pub cells: bool,
     /// It keeps several plugins apart, each in a namespace of its own, so that they can share a kernel.
     #[serde(default)]
     pub shared: bool,

@@ -571,6 +571,7 @@ fn blank() -> PluginSource {
         carrier: None,
         activation: None,
         template: None,
+        live: None,
     }
 }
 
@@ -635,6 +636,7 @@ pub(super) fn read_source(manifest: &Manifest, file: &Path) -> Result<PluginSour
         template: manifest.template().cloned(),
         instance: None,
         shared: manifest.isolation == Isolation::Shared,
+        live: None,
     })
 }
 

@@ -19,6 +19,7 @@ mod door;
 mod errands;
 mod event;
 mod functions;
+mod guest;
 mod instance;
 mod keeper;
 mod kernels;

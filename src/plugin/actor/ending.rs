@@ -24,10 +24,13 @@ impl Actor {
     /// The turn's reply came.
     pub(super) fn turn_ended(&mut self, reply: &ExecuteReply) {
         let Some(open) = self.state.turn.take() else { return };
+        if self.cells.is_some() && !open.turn.is_standing() {
+            return self.turn_of_cells_ended(open, reply);
+        }
         self.client.clear_cancel();
         self.clean_outbox();
         match open.phase {
-            Phase::Ending { .. } => {}
+            Phase::Ending { .. } | Phase::Listening => {}
             Phase::Opening if open.turn.is_standing() => {
                 self.stand_no_more(format!("{} {}", reply.ename, reply.evalue));
             }

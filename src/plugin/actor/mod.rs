@@ -2,6 +2,7 @@
 
 mod blobs;
 mod calls;
+mod cells;
 mod ending;
 mod expiry;
 
@@ -64,6 +65,8 @@ pub(super) struct Actor {
     pub prints: Arc<Prints>,
     pub graph: SharedGraph,
     pub inbox: mpsc::Receiver<Mail>,
+    /// Its code comes in cells that others have the kernel run; does it run one?
+    pub cells: Option<watch::Receiver<bool>>,
     pub state: State,
 }
 
@@ -112,6 +115,8 @@ struct OpenTurn {
 
 #[derive(Clone, Copy, PartialEq)]
 enum Phase {
+    /// No turn, but an ear for cells.
+    Listening,
     Opening,
     /// Nothing to do since then, if so.
     Ready {
@@ -181,6 +186,8 @@ enum Happened {
     Answered(u64, CallOutcome),
     Timer,
     End(End),
+    /// One of the others' cells has begun or ended.
+    Cell,
 }
 
 impl Actor {
@@ -216,6 +223,7 @@ impl Actor {
                     Happened::Answered(token, outcome)
                 }
                 mail = self.inbox.recv(), if state.queued.len() < QUEUED => Happened::Mail(mail),
+                () = changed(&mut self.cells) => Happened::Cell,
             };
             match happened {
                 Happened::Mail(Some(Mail::Job(job))) => self.state.queued.push_back(Queued { job, told: false }),
@@ -229,6 +237,7 @@ impl Actor {
                     }
                 }
                 Happened::Mail(Some(Mail::TakeBlobs)) => self.state.takes_blobs = true,
+                Happened::Mail(Some(Mail::Interrupt)) => self.interrupt().await,
                 Happened::Mail(Some(Mail::WatchInterpreter)) => self.watch_interpreter(),
                 Happened::Mail(Some(Mail::Stop { grace, done })) => {
                     self.cut_short();
@@ -242,6 +251,7 @@ impl Actor {
                 Happened::Turn(TurnEvent::Failed(error)) => self.turn_failed(error).await,
                 Happened::Answered(token, outcome) => self.answered(token, outcome),
                 Happened::Timer => self.expire().await,
+                Happened::Cell => self.cell_changed(),
                 Happened::End(End::Kernel) => self.exited(),
                 Happened::End(End::Interpreter) => self.kill("the interpreter behind the kernel ended".into()).await,
             }
@@ -295,7 +305,15 @@ impl Actor {
         let is_standing = self.way.activation.is_standing();
         match &mut self.state.turn {
             None if waiting || (is_standing && self.state.stop.is_none()) => self.open_turn().await,
+            None if self.cells.is_some() && self.state.stop.is_none() => self.listen().await,
             None => {}
+            Some(OpenTurn { phase: Phase::Listening, .. }) => {
+                if self.state.stop.is_some() {
+                    self.state.turn = None;
+                } else if waiting && !self.is_in_cell() && self.state.stack.is_empty() {
+                    self.open_turn().await;
+                }
+            }
             Some(open) => {
                 if let Phase::Ready { idle_since } = &mut open.phase {
                     if self.state.stack.is_empty() && (!open.turn.is_standing() || self.state.stop.is_some()) {
@@ -313,7 +331,11 @@ impl Actor {
 
     fn is_ready(&mut self) -> bool {
         let Some(open) = &self.state.turn else { return false };
-        if !matches!(open.phase, Phase::Ready { .. }) {
+        if self.cells.is_some() && !self.state.stack.is_empty() {
+            // A cell waits, whether there is a turn or not.
+            return true;
+        }
+        if !matches!(open.phase, Phase::Ready { .. }) || self.is_in_cell() {
             return false;
         }
         // After a bounded time the interpreter's own event loop gets a chance.
@@ -482,12 +504,16 @@ impl Actor {
             }
         };
         let opened = async {
-            let prepared = Turn::prepare(carrier, self.client.folder(), self.limit_bytes)?;
             let request = ExecuteRequest {
                 silent: turn.silent,
                 allow_stdin: carrier == Carrier::Jupyter,
                 ..ExecuteRequest::new(code.cloned().unwrap_or_default())
             };
+            if let Some(mut open) = self.state.turn.take() {
+                open.turn.begin(self.client.execute_turn(&request).await?);
+                return Ok(open.turn);
+            }
+            let prepared = Turn::prepare(carrier, self.client.folder(), self.limit_bytes)?;
             Ok::<_, TurnError>(prepared.open(self.client.execute_turn(&request).await?, activation.is_standing()))
         };
         match opened.await {
@@ -530,6 +556,7 @@ impl Actor {
             Inbound::Progress { done, total, message, space } => {
                 self.news(space, PluginNews::Progress { done, total, message });
             }
+            Inbound::Handlers { handlers, space } => self.news(space, PluginNews::Handlers(handlers)),
             Inbound::Bad { reason } => self.news(None, PluginNews::Odd { reason }),
         }
     }
@@ -559,4 +586,15 @@ impl Actor {
             let _ = open.turn.answer_keyboard(input, "").await;
         }
     }
+}
+
+/// A cell of somebody else's has begun or ended.
+async fn changed(cells: &mut Option<watch::Receiver<bool>>) {
+    if let Some(cells) = cells
+        && cells.changed().await.is_ok()
+    {
+        return;
+    }
+    // With the client all ends.
+    std::future::pending().await
 }
