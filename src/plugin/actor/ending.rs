@@ -7,7 +7,7 @@ use crate::{
     language::Activation,
     plugin::{
         PluginNews, Reply,
-        actor::{Actor, Fate, Frame, Phase, Queued},
+        actor::{Actor, Fate, Frame, OpenTurn, Phase, Queued},
         gone,
         member::Member,
         turn::TurnError,
@@ -93,8 +93,8 @@ impl Actor {
     }
 
     pub(super) fn exited(&mut self) {
-        // A turn reports the exit itself, after what was still on its way.
-        if self.state.turn.is_none() {
+        // A turn reports the exit itself, after what was still on its way; an ear hears nothing of it.
+        if matches!(self.state.turn, None | Some(OpenTurn { phase: Phase::Listening, .. })) {
             let exit = *self.client.exit().borrow();
             let output_tail = self.client.process().output_tail().text();
             let error = match exit {
