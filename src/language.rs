@@ -21,6 +21,9 @@ pub struct Language {
     pub aliases: Vec<String>,
     /// Extension of a plugin's entry file without the dot: `py`, `R`.
     pub extension: String,
+    /// How lines begin that only notebooks have.
+    #[serde(default)]
+    pub magics: Vec<String>,
     /// Which installed kernelspecs run this language's shim.
     pub kernelspec: KernelspecMatch,
     /// The shim; absent for a language that works at the basic level only.

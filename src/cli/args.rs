@@ -213,13 +213,37 @@ pub enum NotebookCommand {
         #[arg(long, value_name = "PLUGIN", value_hint = ValueHint::AnyPath)]
         plugin: Vec<PathBuf>,
     },
-    /// List those that are registered
+    /// List the kernels that are registered
     List {
         /// Print JSON.
         #[arg(long)]
         json: bool,
     },
-    /// Remove them again
+    /// Make a new plugin that is a notebook, with sample events to try it on
+    #[command(after_help = "Example:\n  kernelbridge notebook new quake-rate --language r && jupyter lab quake-rate")]
+    New {
+        /// Its name: lower case letters, digits and `-`. Also the name of its folder.
+        name: String,
+        /// The language, by name or alias.
+        #[arg(long)]
+        language: String,
+        /// Make its folder in this one.
+        #[arg(long, value_name = "DIR", default_value = ".", value_hint = ValueHint::DirPath)]
+        dir: PathBuf,
+        /// Events to try it on: NDJSON, each line with `topic` and `data`, as `kernelbridge record` writes them.
+        #[arg(long, value_name = "FILE", value_hint = ValueHint::FilePath)]
+        events: Option<PathBuf>,
+    },
+    /// Write a notebook's cells as a plugin with a source file
+    Export {
+        /// The notebook.
+        #[arg(value_hint = ValueHint::FilePath)]
+        notebook: PathBuf,
+        /// The new folder, if not the plugin's name beside the notebook.
+        #[arg(long, value_name = "DIR", value_hint = ValueHint::DirPath)]
+        dir: Option<PathBuf>,
+    },
+    /// Remove kernels from Jupyter again
     Remove {
         /// Languages, by name or alias; without any, all of them.
         #[arg(value_name = "LANGUAGE")]

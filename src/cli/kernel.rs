@@ -12,10 +12,12 @@ use crate::{
     cli::{Ending, args::KernelArgs},
     connection::ConnectionInfo,
     discover::{Discovery, Environment, Found, Languages, discover},
-    host::runtime_for,
+    host::{manifest_at, runtime_for},
     relay::{Relay, RelayOptions},
 };
 
+/// What lies beside a plugin's notebook.
+const MANIFEST: &str = "plugin.toml";
 /// How long the stock kernel may take; Jupyter gives up after a minute.
 const STARTUP: Duration = Duration::from_secs(55);
 
@@ -35,6 +37,7 @@ pub async fn kernel(args: KernelArgs, kernelspecs: &[PathBuf]) -> anyhow::Result
         runtime: runtime_for(found, &languages, &environment),
         plugins,
         kernelspecs: kernelspecs.to_vec(),
+        config: config(Path::new(MANIFEST)),
         env,
         startup: STARTUP,
     });
@@ -58,6 +61,20 @@ pub async fn kernel(args: KernelArgs, kernelspecs: &[PathBuf]) -> anyhow::Result
     Ok(Ending::Done)
 }
 
+/// Of the manifest beside the notebook, where Jupyter starts us.
+fn config(manifest: &Path) -> serde_json::Map<String, serde_json::Value> {
+    if !manifest.is_file() {
+        return serde_json::Map::new();
+    }
+    match manifest_at(manifest) {
+        Ok(manifest) => manifest.config,
+        Err(error) => {
+            tracing::warn!(%error, "the notebook has no configuration");
+            serde_json::Map::new()
+        }
+    }
+}
+
 fn read(file: &Path) -> anyhow::Result<ConnectionInfo> {
     let text = std::fs::read(file).with_context(|| format!("cannot read the connection file {}", file.display()))?;
     serde_json::from_slice(&text).with_context(|| format!("{} is no connection file", file.display()))
@@ -73,7 +90,8 @@ pub fn stock<'a>(
     let folder = languages.find(language)?;
     let name = &folder.language.display_name;
     if !folder.language.shim.as_ref().is_some_and(|shim| shim.cells) {
-        let able = languages.folders.iter().filter(|folder| folder.language.shim.as_ref().is_some_and(|shim| shim.cells));
+        let able =
+            languages.folders.iter().filter(|folder| folder.language.shim.as_ref().is_some_and(|shim| shim.cells));
         let able: Vec<&str> = able.map(|folder| &*folder.language.name).collect();
         bail!(
             "{name} has no notebook kernel: cells could not call the host there; these languages have one: {}",

@@ -130,7 +130,8 @@ impl KernelClient {
         let told = IopubSeen::default();
         let (cell, cells) = watch::channel(false);
         let others = options.spec.shared_key.as_ref().map(|_| (session.clone(), cell));
-        let drain = Drain { iopub: channels.iopub, signer: signer.clone(), counters: counters.clone(), news, told, others };
+        let drain =
+            Drain { iopub: channels.iopub, signer: signer.clone(), counters: counters.clone(), news, told, others };
         let task = Task {
             shell: channels.shell,
             control: channels.control,

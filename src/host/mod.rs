@@ -68,7 +68,7 @@ use crate::{
     supervision::State,
 };
 
-pub use builder::{BuildError, HostBuilder, runtime_for};
+pub use builder::{BuildError, HostBuilder, manifest_at, runtime_for};
 pub use bus::Emitted;
 pub use event::{Event, EventError};
 pub use functions::Caller;

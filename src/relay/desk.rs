@@ -76,7 +76,12 @@ impl Desk {
     }
 
     /// One of the notebook's own functions: by its name alone, or as another plugin would.
-    async fn call_own(self: Arc<Self>, chain: Chain, function: String, args: Box<RawValue>) -> Result<Parcel, RpcError> {
+    async fn call_own(
+        self: Arc<Self>,
+        chain: Chain,
+        function: String,
+        args: Box<RawValue>,
+    ) -> Result<Parcel, RpcError> {
         let deadline = Instant::now() + HANDLER;
         let chain = chain.then(format!("{NAME}.{function}"), deadline);
         self.plugin()?.call(&function, &rpc::compact(args), &chain, chain.deadline).await

@@ -13,8 +13,8 @@ use crate::{
     chain::Chain,
     client::Output,
     host::Event,
-    relay::desk::{Desk, HANDLER},
     plugin::Plugin,
+    relay::desk::{Desk, HANDLER},
     rpc::{self, Batch, Columns, Deliver, Done, ErrorKind, Filtered, Handler, HandlerKind, RpcError},
 };
 
@@ -168,9 +168,7 @@ fn first(result: &Parcel) -> Result<String, RpcError> {
     match Done::read(result, 1)? {
         Done::All(results) => Ok(results.rows(1).first().map_or("null", |row| row.get()).to_owned()),
         Done::Each(outcomes) => match outcomes.into_iter().next() {
-            Some(outcome) if outcome.error.is_some() => {
-                Err(RpcError::from_json(&outcome.error.unwrap_or_default()))
-            }
+            Some(outcome) if outcome.error.is_some() => Err(RpcError::from_json(&outcome.error.unwrap_or_default())),
             Some(outcome) => Ok(outcome.result.map_or("null".into(), |result| result.get().to_owned())),
             None => Ok("null".into()),
         },

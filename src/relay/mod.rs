@@ -23,7 +23,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-use serde_json::Map;
+use serde_json::{Map, Value};
 use tokio::task::JoinSet;
 
 use crate::{
@@ -55,6 +55,8 @@ pub struct RelayOptions {
     pub plugins: Vec<PathBuf>,
     /// Folders with language folders.
     pub kernelspecs: Vec<PathBuf>,
+    /// What `bridge` has as its configuration.
+    pub config: Map<String, Value>,
     /// Names of the variables that the kernel gets.
     pub env: Vec<String>,
     /// How long it may take until it answers.
@@ -98,11 +100,11 @@ impl Relay {
     ///
     /// [`RelayError`], with the kernel gone.
     pub async fn start(options: RelayOptions) -> Result<Self, RelayError> {
-        let RelayOptions { connection, runtime, plugins, kernelspecs, env, startup } = options;
+        let RelayOptions { connection, runtime, plugins, kernelspecs, config, env, startup } = options;
         // Frontends that come before the kernel is there wait here.
         let doors = doors::open(&connection).await.map_err(|(port, source)| RelayError::Port { port, source })?;
         let signer = Signer::new(&connection.signature_scheme, connection.key.as_bytes())?;
-        let source = source(&connection, env, startup);
+        let source = source(&connection, config, env, startup);
         let host = kernelspecs.into_iter().fold(Host::builder(), |builder, dir| builder.kernelspecs(dir));
         let host = Arc::new(host.build().await?);
         let began = Instant::now();
@@ -173,13 +175,18 @@ call = ["*"]
 emit = ["*"]
 "#;
 
-fn source(connection: &ConnectionInfo, env: Vec<String>, startup: Duration) -> PluginSource {
+fn source(
+    connection: &ConnectionInfo,
+    config: Map<String, Value>,
+    env: Vec<String>,
+    startup: Duration,
+) -> PluginSource {
     PluginSource {
         name: NAME.into(),
         version: "0.0.0".into(),
         path: None,
         cells: Vec::new(),
-        config: Map::new(),
+        config,
         env,
         sandbox: Sandbox::default(),
         limits: Limits { startup, output_bytes: u64::MAX / 4, ..Limits::default() },

@@ -64,7 +64,9 @@ impl Actor {
         let now = Instant::now();
         self.expire_queued(now);
         let stuck = match self.state.turn.as_ref().map(|open| (open.phase, open.opened_at)) {
-            Some((Phase::Opening, opened_at)) if now >= opened_at + READY && self.cells.is_none() => Some("did not become ready"),
+            Some((Phase::Opening, opened_at)) if now >= opened_at + READY && self.cells.is_none() => {
+                Some("did not become ready")
+            }
             Some((Phase::Ending { since }, _)) if now >= since + END => Some("did not end its turn"),
             _ => None,
         };
