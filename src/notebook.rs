@@ -246,7 +246,7 @@ mod tests {
         let notebook = parse(&NOTEBOOK.replace("language_info", "other"));
         assert_eq!(notebook.language.as_deref(), Some("R"));
         let notebook = parse("\u{feff}{\"nbformat\": 4, \"cells\": []}");
-        assert_eq!(notebook, Notebook { cells: Vec::new(), kernelspec: None, language: None });
+        assert_eq!(notebook, Notebook { cells: Vec::new(), manifest: None, kernelspec: None, language: None });
     }
 
     #[track_caller]
