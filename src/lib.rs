@@ -12,6 +12,7 @@ pub mod host;
 pub mod install;
 pub mod kernelspec;
 pub mod language;
+pub mod link;
 pub mod manifest;
 pub mod notebook;
 pub mod pattern;

@@ -26,6 +26,7 @@ use crate::{
         lane::{Entry, Lane},
         lanes::Lanes,
         ledger::{Ledger, work_off},
+        listen::{self, ListenOptions},
         lock,
         news::Newsroom,
         pending::Pending,
@@ -36,6 +37,7 @@ use crate::{
     },
     kernelspec::InterruptMode,
     language::{Interrupt, Shim},
+    link::LinkError,
     manifest::{CarrierChoice, Isolation, Limits, Manifest, ManifestError, Sandbox, of_notebook},
     notebook::{Notebook, NotebookError},
     pattern::NameError,
@@ -62,6 +64,7 @@ pub struct HostBuilder {
     warm: Vec<(String, usize)>,
     starts: Option<usize>,
     leaves_backlog: bool,
+    pub(super) listen: Option<ListenOptions>,
 }
 
 /// What kernels are started from, as it was found.
@@ -174,6 +177,9 @@ pub enum BuildError {
     /// The store could not be opened.
     #[error(transparent)]
     Store(#[from] StoreError),
+    /// It cannot listen for links.
+    #[error(transparent)]
+    Listen(#[from] LinkError),
 }
 
 impl HostBuilder {
@@ -250,6 +256,8 @@ impl HostBuilder {
             }
             manifests.push((Arc::new(manifest), file));
         }
+        let folders = manifests.iter().filter_map(|(_, file)| Some(file.parent()?.to_string_lossy().into_owned()));
+        let open = self.listen.map(|options| listen::Open::new(options, folders.collect())).transpose()?;
         let store = Arc::new(match &self.state {
             Some(path) => Store::open(path)?,
             None => Store::open_in_memory()?,
@@ -279,6 +287,7 @@ impl HostBuilder {
             entries: RwLock::default(),
             pending: Pending::new(),
             leaves_backlog: self.leaves_backlog,
+            links: Arc::default(),
             // Without it they are sent by value, and the first launch says why.
             _large_values: blob::Pool::get().ok(),
         });
@@ -295,6 +304,7 @@ impl HostBuilder {
             tasks: Mutex::default(),
             keepers: Mutex::default(),
             pools: Mutex::default(),
+            listening: Mutex::default(),
         };
         // All of them before the first event.
         let entries = started.iter().map(|(entry, _)| entry.clone()).collect();
@@ -307,6 +317,9 @@ impl HostBuilder {
         }
         if self.state.is_some() && !shared.leaves_backlog {
             lock(&host.tasks).push(tokio::spawn(errands(Arc::downgrade(&shared))));
+        }
+        if let Some(open) = open {
+            *lock(&host.listening) = Some(open.serve(&shared)?);
         }
         Ok(host)
     }
@@ -350,6 +363,9 @@ impl Host {
         {
             let mut entries = self.shared.entries.write().unwrap_or_else(PoisonError::into_inner);
             *entries = Arc::new(entries.iter().filter(|other| !Arc::ptr_eq(other, &entry)).cloned().collect());
+        }
+        if let Some(stand_in) = entry.stand_in() {
+            stand_in.dismiss("its plugin was taken out of the host");
         }
         let kept: Vec<_> = lock(&self.pools).extract_if(.., |(pool, _)| Arc::ptr_eq(pool, &entry.pool)).collect();
         for (pool, _) in &kept {

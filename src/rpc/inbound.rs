@@ -100,6 +100,18 @@ pub enum LogLevel {
     Error,
 }
 
+impl LogLevel {
+    /// As a shim writes it; what is none is `info`.
+    pub fn from_name(name: &str) -> Self {
+        match name {
+            "debug" => Self::Debug,
+            "warn" | "warning" => Self::Warn,
+            "error" => Self::Error,
+            _ => Self::Info,
+        }
+    }
+}
+
 #[derive(Deserialize)]
 struct Raw<'a> {
     id: Option<Value>,
@@ -168,12 +180,7 @@ impl Inbound {
             "ready" => Self::Ready,
             "log" => {
                 let mut params = params();
-                let level = match params["level"].as_str() {
-                    Some("debug") => LogLevel::Debug,
-                    Some("warn" | "warning") => LogLevel::Warn,
-                    Some("error") => LogLevel::Error,
-                    _ => LogLevel::Info,
-                };
+                let level = LogLevel::from_name(params["level"].as_str().unwrap_or_default());
                 let (fields, space) = (params["fields"].take(), space(&params));
                 Self::Log { level, message: text(&params["message"]), fields, space }
             }
@@ -215,7 +222,12 @@ struct EmitParams {
 }
 
 impl Plea {
-    fn parse(method: &str, params: Option<&RawValue>) -> Result<Self, RpcError> {
+    /// Read the parameters of `call` and `emit`.
+    ///
+    /// # Errors
+    ///
+    /// [`ErrorKind::NotFound`] for another method, [`ErrorKind::Invalid`] for parameters that do not fit.
+    pub fn parse(method: &str, params: Option<&RawValue>) -> Result<Self, RpcError> {
         fn read<'a, T: Deserialize<'a>>(method: &str, params: Option<&'a RawValue>) -> Result<T, RpcError> {
             serde_json::from_str(params.map_or("{}", RawValue::get))
                 .map_err(|error| RpcError::new(ErrorKind::Invalid, format!("parameters of `{method}`: {error}")))
@@ -296,6 +308,27 @@ pub struct Handler {
     /// The author's documentation.
     #[serde(default, deserialize_with = "or_default", skip_serializing_if = "String::is_empty")]
     pub doc: String,
+}
+
+impl Handler {
+    /// A handler of single events.
+    pub fn on(id: u64, topic: &str, name: &str) -> Self {
+        Self { id, kind: HandlerKind::On, topic: topic.to_owned(), name: name.to_owned(), ..Self::export(id, name) }
+    }
+
+    /// A function that may be called.
+    pub fn export(id: u64, name: &str) -> Self {
+        Self {
+            id,
+            kind: HandlerKind::Export,
+            topic: String::new(),
+            name: name.to_owned(),
+            batch: 0,
+            columns: String::new(),
+            priority: 0,
+            doc: String::new(),
+        }
+    }
 }
 
 /// A shim may send null for what it has nothing to say about, as Prolog's does.

@@ -20,7 +20,7 @@ const FLOORS: &[&[&str]] = &[
         "wire",
         "zmtp",
     ],
-    &["channels", "discover", "install", "provision", "queue", "store"],
+    &["channels", "discover", "install", "link", "provision", "queue", "store"],
     &["blob", "client"],
     &["supervision"],
     &["plugin"],

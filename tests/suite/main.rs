@@ -12,6 +12,7 @@
 //! - `floors`: who imports whom
 //! - `host`: many plugins: state, crossing calls, full queues, deadlines, lossless streams
 //! - `hostile`: a kernel that misbehaves in every way we could think of
+//! - `link`: other processes attach to a running host: mirrors, stand-ins, and what is none
 //! - `parsers`: broken manifests, kernelspecs, languages, notebooks, RPC messages and frames
 //! - `security`: environment, limits, sandboxes, on real kernels
 //! - `shared`: many plugins in one kernel
@@ -33,6 +34,7 @@ mod examples;
 mod floors;
 mod host;
 mod hostile;
+mod link;
 mod parsers;
 mod security;
 mod series;
