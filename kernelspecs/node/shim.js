@@ -463,6 +463,9 @@
     emit: (topic, data = null, key = undefined) => void request("emit", { topic, data, key }),
     log: Object.fromEntries(["debug", "info", "warn", "error"].map(logger)),
     progress: (done, total, message) => notify("progress", { done, total, message }),
+    // Of a notebook: live events of a running host come to its handlers, as copies or instead of a plugin's.
+    connect: ({ host = null, replace = null } = {}) => call("host.connect", { host, replace }),
+    disconnect: () => void call("host.disconnect"),
     on_shutdown: (fn) => void own().shutdowns.push(fn),
     get config() { return own().config; },
     call, state, Error: BridgeError, _turn: turn, _loop: stand, _run: () => job(),

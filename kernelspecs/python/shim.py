@@ -432,6 +432,8 @@ def _kernelbridge():
         if id and not now.space:
             now.space = space
         now.cells = params.get("cells", False)
+        if now.cells:
+            kernel.shell.register_magic_function(magic, magic_name="bridge")
         if space.folder:
             os.chdir(space.folder)
         move(id and space)
@@ -542,6 +544,14 @@ def _kernelbridge():
                "call": lambda params: find(space_of(params).exports, params["name"], "function")(*params["args"])}
 
     # ---- What the author sees
+    def magic(line):  # %bridge connect [HOST] [replace PLUGIN], %bridge disconnect
+        command, *words = line.split() or [""]
+        replace = words.pop() if words[-2:-1] == ["replace"] else None
+        host = next((word for word in words if word != "replace"), None)
+        if command not in ("connect", "disconnect"):
+            raise ValueError("%bridge connect [HOST] [replace PLUGIN], or %bridge disconnect")
+        return bridge.connect(host, replace) if command == "connect" else bridge.disconnect()
+
     def register(space, function, **tags):
         if not callable(function):  # a decorator with arguments
             return functools.partial(register, space, **{**tags, "name": function or tags.get("name")})
@@ -601,6 +611,9 @@ def _kernelbridge():
         def on_shutdown(self, function): return self._space.farewells.append(function) or function
         def call(self, name, *args): return request(b"call", {"name": name, "args": args})
         def emit(self, topic, data=None, key=None): request(b"emit", {"topic": topic, "data": data, "key": key})
+        # Of a notebook: live events of a running host come to its handlers, as copies or instead of a plugin's.
+        def connect(self, host=None, replace=None): return self.call("host.connect", {"host": host, "replace": replace})
+        def disconnect(self): return self.call("host.disconnect")
         def progress(self, done, total=None, message=None):
             notify(b"progress", {"done": done, "total": total, "message": message}, self._space)
         def _turn(self, carrier): at_once(self._turn_async(carrier, apart=True))

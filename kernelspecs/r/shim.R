@@ -487,6 +487,9 @@ local({
       },
       call = host_call,
       emit = function(topic, data = NULL, key = NULL) invisible(request("emit", list(topic = topic, data = data, key = key))),
+      # Of a notebook: live events of a running host come to its handlers, as copies or instead of a plugin's.
+      connect = function(host = NULL, replace = NULL) host_call("host.connect", list(host = host, replace = replace)),
+      disconnect = function() invisible(host_call("host.disconnect")),
       state = list(
         get = function(key, default = NULL) host_call("state.get", key) %||% default,
         set = function(key, value) invisible(host_call("state.set", key, value)),

@@ -14,9 +14,17 @@ use crate::{
     host::Event,
     pattern::Pattern,
     plugin::{Answer, Emission, HostCalls, Plugin, PluginNews},
-    relay::{NAME, dispatch, iopub::Filter},
+    relay::{
+        NAME, dispatch,
+        iopub::Filter,
+        linked::{Linked, Wish},
+    },
     rpc::{self, ErrorKind, Handler, HandlerKind, LogLevel, RpcError},
 };
+
+/// What `bridge.connect` and `bridge.disconnect` call.
+const CONNECT: &str = "host.connect";
+const DISCONNECT: &str = "host.disconnect";
 
 /// How long a handler may take, if nobody who waits for it says less.
 pub(super) const HANDLER: Duration = Duration::from_secs(3600);
@@ -28,13 +36,16 @@ pub(super) struct Desk {
     plugin: OnceLock<Weak<Plugin>>,
     /// What its cells have registered so far, the patterns parsed.
     handlers: Mutex<Arc<[(Handler, Option<Pattern>)]>>,
+    /// A running host, instead of the scratch host.
+    linked: Mutex<Option<Arc<Linked>>>,
     me: OnceLock<Weak<Self>>,
 }
 
 impl Desk {
     pub fn new(host: Arc<dyn HostCalls>, filter: Arc<Filter>) -> Self {
         let handlers = Mutex::new(Arc::from([]));
-        Self { host, filter, plugin: OnceLock::new(), handlers, me: OnceLock::new() }
+        let linked = Mutex::default();
+        Self { host, filter, plugin: OnceLock::new(), handlers, linked, me: OnceLock::new() }
     }
 
     /// The kernel is there.
@@ -65,14 +76,57 @@ impl Desk {
         self.handlers.lock().unwrap_or_else(PoisonError::into_inner).clone()
     }
 
-    /// Hand an event to the host that is behind the notebook.
+    /// The host that the notebook is attached to.
+    pub fn linked(&self) -> Option<Arc<Linked>> {
+        self.linked.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    /// The link is no more.
+    pub fn unlink(&self, why: &str) {
+        if self.linked.lock().unwrap_or_else(PoisonError::into_inner).take().is_some() {
+            self.warn(why);
+        }
+    }
+
+    /// Hand an event to the scratch host, or say that a running host did not get it.
     pub async fn pass_on(&self, chain: Chain, event: &Event) -> Result<(), RpcError> {
+        if let Some(linked) = self.linked() {
+            self.warn(&format!(
+                "`{}` was not sent to host `{}`, of whose events this notebook gets copies; only its own handlers had it\n",
+                event.topic, linked.host
+            ));
+            return Ok(());
+        }
         let emission = Emission {
             topic: event.topic.to_string(),
             data: (*event.data).to_owned(),
             key: event.key.as_deref().map(str::to_owned),
         };
         self.host.emit(NAME, chain, emission).await
+    }
+
+    /// `bridge.connect(host, replace)`
+    async fn connect(self: Arc<Self>, args: Box<RawValue>) -> Result<Parcel, RpcError> {
+        let invalid = |error: serde_json::Error| {
+            RpcError::new(ErrorKind::Invalid, format!("connect takes a host's name and `replace`, a plugin's: {error}"))
+        };
+        let (wish,): (Option<Wish>,) = serde_json::from_str(args.get()).map_err(invalid)?;
+        if let Some(linked) = self.linked() {
+            let message = format!("connected to host `{}` already; disconnect first", linked.host);
+            return Err(RpcError::new(ErrorKind::Invalid, message));
+        }
+        let (linked, about) = Linked::connect(&self, wish.unwrap_or_default()).await?;
+        *self.linked.lock().unwrap_or_else(PoisonError::into_inner) = Some(linked);
+        Parcel::pack(&about).map_err(invalid)
+    }
+
+    /// `bridge.disconnect()`
+    async fn disconnect(self: Arc<Self>) -> Result<Parcel, RpcError> {
+        let linked = self.linked.lock().unwrap_or_else(PoisonError::into_inner).take();
+        match linked {
+            Some(linked) => linked.disconnect().await.map(|()| rpc::null().into()),
+            None => Err(RpcError::new(ErrorKind::Invalid, "not connected to any host")),
+        }
     }
 
     /// One of the notebook's own functions: by its name alone, or as another plugin would.
@@ -97,11 +151,20 @@ impl HostCalls for Desk {
         };
         match (function, self.me()) {
             (Some(function), Ok(me)) if is_own(function) => Box::pin(me.call_own(chain, function.to_owned(), args)),
-            _ => self.host.call(plugin, chain, name, args),
+            (_, Ok(me)) if name == CONNECT => Box::pin(me.connect(args)),
+            (_, Ok(me)) if name == DISCONNECT => Box::pin(me.disconnect()),
+            _ => match self.linked() {
+                Some(linked) => Box::pin(async move { linked.call(&chain, &name, args).await }),
+                None => self.host.call(plugin, chain, name, args),
+            },
         }
     }
 
     fn emit(&self, _: &str, chain: Chain, event: Emission) -> Answer<()> {
+        if let Some(linked) = self.linked().filter(|linked| linked.may_emit(&event.topic)) {
+            // The host hands it to whoever wants it, this notebook as well.
+            return Box::pin(async move { linked.emit(&chain, &event).await });
+        }
         let begun = || {
             let event = Event::from_raw(&event.topic, event.data, event.key)
                 .map_err(|error| RpcError::new(ErrorKind::Invalid, error.to_string()))?;
@@ -142,6 +205,9 @@ impl HostCalls for Desk {
                     (handler, pattern)
                 });
                 *self.handlers.lock().unwrap_or_else(PoisonError::into_inner) = parsed.collect();
+                if let Some(linked) = self.linked() {
+                    linked.handlers_changed();
+                }
             }
             PluginNews::OutputDropped { outputs, bytes, .. } => {
                 self.warn(&format!("{outputs} outputs ({bytes} bytes) were dropped\n"));

@@ -23,12 +23,12 @@ const SHOWN_CHARS: usize = 2000;
 
 /// What one handler made of an event.
 pub(super) struct Row {
-    handler: String,
-    result: Result<String, RpcError>,
-    took: Duration,
+    pub handler: String,
+    pub result: Result<String, RpcError>,
+    pub took: Duration,
 }
 
-/// A cell, or a handler, emits an event: the notebook's own handlers get it at once, and then the host.
+/// A cell, or a handler, emits an event: the notebook's own handlers get it at once, and then the scratch host.
 pub(super) async fn emitted(desk: Arc<Desk>, chain: Chain, event: Event) -> Result<(), RpcError> {
     // Whatever it shows belongs to the cell that runs now.
     let cell = desk.filter.cell();
@@ -41,7 +41,7 @@ pub(super) async fn emitted(desk: Arc<Desk>, chain: Chain, event: Event) -> Resu
         let output = Output::Error { ename: name, evalue: error.message.clone(), traceback };
         desk.filter.show(&output, cell.clone());
     }
-    desk.filter.show(&table(topic.as_deref(), &rows), cell);
+    desk.filter.show(&table(topic.as_deref(), rows.iter()), cell);
     match event {
         Some(event) => desk.pass_on(chain, &event).await,
         None => Ok(()),
@@ -176,14 +176,15 @@ fn first(result: &Parcel) -> Result<String, RpcError> {
 }
 
 /// For a notebook: what came of an event. `topic` is none when a filter dropped it.
-pub(super) fn table(topic: Option<&str>, rows: &[Row]) -> Output {
+pub(super) fn table<'a>(topic: Option<&str>, rows: impl ExactSizeIterator<Item = &'a Row>) -> Output {
     let (mut html, mut text) = (String::new(), String::new());
     // Writing to a text cannot fail.
     match topic {
-        Some(topic) if rows.is_empty() => {
+        Some(topic) if rows.len() == 0 => {
             let _ = write!(text, "no handler here wants `{topic}`");
             let _ = write!(html, "<i>no handler here wants <code>{}</code></i>", escape(topic));
         }
+        None if rows.len() == 0 => {}
         _ => {
             html.push_str("<table><thead><tr><th style=\"text-align:left\">handler</th><th style=\"text-align:left\">result</th><th>ms</th></tr></thead><tbody>");
             for Row { handler, result, took } in rows {
@@ -216,7 +217,7 @@ fn shorten(text: &str) -> String {
     }
 }
 
-fn escape(text: &str) -> String {
+pub(super) fn escape(text: &str) -> String {
     text.replace('&', "&amp;").replace('<', "&lt;").replace('>', "&gt;").replace('"', "&quot;")
 }
 
@@ -228,7 +229,8 @@ mod tests {
     fn results_are_text_for_whoever_reads_them() {
         let row = |result| Row { handler: "alert".into(), result, took: Duration::from_micros(1500) };
         let error = RpcError::new(ErrorKind::Raised, "<b>");
-        let Output::Display { data, .. } = table(Some("a.b"), &[row(Ok("\"<i>\"".into())), row(Err(error))]) else {
+        let Output::Display { data, .. } = table(Some("a.b"), [row(Ok("\"<i>\"".into())), row(Err(error))].iter())
+        else {
             panic!("a display")
         };
         let html = data["text/html"].as_str().expect("HTML");

@@ -77,7 +77,8 @@ impl Filter {
         }
     }
 
-    fn say(&self, msg_type: &str, content: &impl Serialize, cell: Option<Header>) {
+    /// Say anything about a cell.
+    pub fn say(&self, msg_type: &str, content: &impl Serialize, cell: Option<Header>) {
         let header = Header {
             msg_id: uuid::Uuid::new_v4().to_string(),
             session: self.session.clone(),

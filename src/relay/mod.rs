@@ -16,6 +16,8 @@ mod desk;
 mod dispatch;
 mod doors;
 mod iopub;
+mod linked;
+mod live;
 
 use std::{
     path::{Path, PathBuf},
