@@ -11,8 +11,10 @@ mod dead_letters;
 mod demo;
 mod doctor;
 mod install;
+mod kernel;
 pub mod languages;
 mod new;
+mod notebook;
 mod plugins;
 mod printer;
 mod run;
@@ -77,6 +79,8 @@ async fn obey(args: Args) -> anyhow::Result<Ending> {
         Command::Install(options) => setup::install(options, &kernelspecs).await,
         Command::Doctor(options) => doctor::doctor(options, &kernelspecs).await,
         Command::HoldKernel { kernelspec } => doctor::hold(&kernelspec, &kernelspecs).await,
+        Command::Kernel(options) => kernel::kernel(options, &kernelspecs).await,
+        Command::Notebook(options) => notebook::notebook(options, &kernelspecs),
         Command::New(options) => new::new(&options, &kernelspecs),
         Command::Test(options) => test::test(options, &kernelspecs).await,
         #[cfg(feature = "bench")]

@@ -128,7 +128,10 @@ impl KernelClient {
         let (outputs, output_receiver) = mpsc::unbounded_channel();
         let (iopub_seen, mut seen) = watch::channel(IopubSeen::default());
         let told = IopubSeen::default();
-        let drain = Drain { iopub: channels.iopub, signer: signer.clone(), counters: counters.clone(), news, told };
+        let (cell, cells) = watch::channel(false);
+        let others = options.spec.shared_key.as_ref().map(|_| (session.clone(), cell));
+        let drain =
+            Drain { iopub: channels.iopub, signer: signer.clone(), counters: counters.clone(), news, told, others };
         let task = Task {
             shell: channels.shell,
             control: channels.control,
@@ -155,7 +158,9 @@ impl KernelClient {
             startup: Startup::default(),
             welcomed: false,
             heartbeat: connection.endpoint(connection.hb_port),
+            connection,
             outputs: Some(Outputs(output_receiver)),
+            cells,
             counters,
             tasks: [tokio::spawn(task.run()), tokio::spawn(drain.run())],
         };

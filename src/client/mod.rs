@@ -36,6 +36,7 @@ use tokio::{
 };
 
 use crate::{
+    connection::ConnectionInfo,
     language::Interrupt,
     provision::{Exit, LaunchError, Process},
     wire::{ContentError, Header, Message, content},
@@ -62,7 +63,9 @@ pub struct KernelClient {
     startup: Startup,
     welcomed: bool,
     heartbeat: String,
+    connection: ConnectionInfo,
     outputs: Option<Outputs>,
+    cells: watch::Receiver<bool>,
     counters: Arc<Counters>,
     tasks: [JoinHandle<()>; 2],
 }
@@ -162,6 +165,21 @@ impl KernelClient {
     /// Did the kernel send `iopub_welcome` (message spec 5.5)?
     pub fn welcomed(&self) -> bool {
         self.welcomed
+    }
+
+    /// Whether the kernel runs a cell of somebody else's, who talks to it too.
+    pub fn others_cell(&self) -> watch::Receiver<bool> {
+        self.cells.clone()
+    }
+
+    /// Where it listens, with the key.
+    pub fn connection(&self) -> &ConnectionInfo {
+        &self.connection
+    }
+
+    /// The session of our own messages.
+    pub fn session(&self) -> &str {
+        &self.ids.session
     }
 
     /// How it was started.

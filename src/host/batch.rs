@@ -4,10 +4,7 @@ use std::time::Instant;
 
 use crate::{
     chain::Chain,
-    host::{
-        instance::Loaded,
-        worker::{Outcome, Outcomes, Worker, body},
-    },
+    host::worker::{Outcome, Outcomes, Server, Worker, body},
     rpc::{self, Batch, Columns, DeliverBatch, Done, ErrorKind, RpcError},
 };
 
@@ -15,19 +12,19 @@ impl Worker {
     /// The load, all for one handler of batches.
     pub(super) async fn attempt_batch(
         &self,
-        loaded: &Loaded,
+        server: &Server,
         chain: &Chain,
         began: Instant,
     ) -> Result<Outcomes, RpcError> {
-        let (load, instance) = (&self.load, &self.lane().instance);
+        let load = &self.load;
         let subscriber = &load[0].subscriber;
-        let result = if subscriber.columns || loaded.plugin.has_feature(rpc::ROWS) {
+        let result = if subscriber.columns || server.has_feature(rpc::ROWS) {
             let (method, batch) = self.batch(chain);
-            instance.ask(loaded, method, &batch, chain, chain.deadline).await
+            self.ask(server, method, &batch, chain).await
         } else {
             let events = load.iter().map(|delivery| body(delivery, None)).collect();
             let params = DeliverBatch { handler: subscriber.id, chain: &chain.path, events };
-            instance.ask(loaded, "events", &params, chain, chain.deadline).await
+            self.ask(server, "events", &params, chain).await
         };
         let elapsed = began.elapsed();
         self.entry.meter.took(elapsed);

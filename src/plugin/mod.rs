@@ -143,6 +143,8 @@ pub enum PluginNews {
         /// What is being done.
         message: String,
     },
+    /// It has registered more since it was loaded; these are all.
+    Handlers(Vec<Handler>),
     /// Its shim sent something that the protocol does not have.
     Odd {
         /// What.
@@ -214,6 +216,8 @@ enum Mail {
     TakeBlobs,
     /// Whatever the kernel has started by now is the interpreter.
     WatchInterpreter,
+    /// Interrupt whatever runs: somebody asks for it who sees that it does.
+    Interrupt,
     Stop {
         grace: Duration,
         done: oneshot::Sender<()>,
@@ -353,6 +357,12 @@ impl Plugin {
             rpc::in_space(method, &mut params, space);
         }
         Ok(Job { member: self.member.clone(), method, count, params, chain: chain.clone(), deadline, reply })
+    }
+
+    /// Interrupt whatever its kernel runs, a cell or a handler, also while that waits for an answer.
+    pub async fn interrupt(&self) {
+        // Of a kernel that is gone nothing runs.
+        let _ = self.kernel.inbox.send(Mail::Interrupt).await;
     }
 
     /// Run `on_shutdown` handlers and end the kernel. When this returns there is no process and no file left. From a

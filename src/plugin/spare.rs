@@ -13,6 +13,7 @@ use tokio::{sync::watch, time::timeout};
 use crate::{
     blob::Pool,
     client::{KernelClient, LaunchOptions, Startup, milliseconds},
+    connection::ConnectionInfo,
     language::{Activation, Language},
     plugin::{
         Carrier, LoadError, PluginSource, Runtime,
@@ -165,6 +166,11 @@ impl Spare {
     /// Becomes `Some` when its process has ended.
     pub fn exit(&self) -> watch::Receiver<Option<Exit>> {
         self.client.exit()
+    }
+
+    /// Where its kernel listens, with the key, and the session of our own messages to it: for whoever talks to it too.
+    pub(crate) fn identity(&self) -> (ConnectionInfo, String) {
+        (self.client.connection().clone(), self.client.session().to_owned())
     }
 
     /// The kernel's process.

@@ -72,7 +72,7 @@ impl TemplateActor {
                     let result = self.serve(&job).await.map(Parcel::from).map_err(|error| error.in_plugin(&self.name));
                     drop(job.reply.send(result));
                 }
-                Mail::Use(_) | Mail::TakeBlobs | Mail::WatchInterpreter => {}
+                Mail::Use(_) | Mail::TakeBlobs | Mail::WatchInterpreter | Mail::Interrupt => {}
                 Mail::Stop { grace: asked, done } => {
                     (grace, stopped) = (asked, Some(done));
                     break;

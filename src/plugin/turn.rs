@@ -89,6 +89,26 @@ impl Turn {
         self.activation
     }
 
+    /// Not a turn yet: an ear for what the code of cells asks for, which others have the kernel run.
+    ///
+    /// # Errors
+    ///
+    /// [`TurnError::Pipe`]: the pipes cannot be opened.
+    pub fn listen(folder: &Path, limit_bytes: usize) -> Result<Self, TurnError> {
+        let road = Road::Pipe(Box::new(Pipe::listen(folder, limit_bytes).map_err(TurnError::Pipe)?));
+        Ok(PreparedTurn { road, limit_bytes }.start(None, Activation::Execute))
+    }
+
+    /// Of an ear: a turn begins.
+    pub fn begin(&mut self, execution: Execution) {
+        (self.execution, self.reply, self.closed_at) = (Some(execution), None, None);
+    }
+
+    /// Of a turn that was an ear: it is over.
+    pub fn cease(&mut self) {
+        self.execution = None;
+    }
+
     /// Does it stand for as long as the kernel lives?
     pub fn is_standing(&self) -> bool {
         self.activation.is_standing()
@@ -263,8 +283,11 @@ pub(super) struct PreparedTurn {
 impl PreparedTurn {
     /// The turn, once what opens it was sent.
     pub fn open(self, execution: Execution, activation: Activation) -> Turn {
+        self.start(Some(execution), activation)
+    }
+
+    fn start(self, execution: Option<Execution>, activation: Activation) -> Turn {
         let Self { road, limit_bytes } = self;
-        let execution = Some(execution);
         let was_woken = false;
         Turn {
             execution,

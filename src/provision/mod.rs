@@ -65,6 +65,8 @@ pub struct LaunchSpec {
     pub noise: Vec<String>,
     /// Files put into its private folder: name and text.
     pub files: Vec<(String, Arc<str>)>,
+    /// Key of its signatures, if others talk to it too; else one is made that only we know.
+    pub shared_key: Option<String>,
     /// A folder of large values that it may read. It then gets one of its own, too, to put some into.
     pub blobs: Option<PathBuf>,
 }
@@ -157,7 +159,7 @@ pub async fn launch(spec: &LaunchSpec) -> Result<Launched, LaunchError> {
         control_port,
         hb_port,
         signature_scheme: "hmac-sha256".into(),
-        key: uuid::Uuid::new_v4().to_string(),
+        key: spec.shared_key.clone().unwrap_or_else(|| uuid::Uuid::new_v4().to_string()),
         kernel_name: spec.kernel_name.clone(),
     };
     let connection_file = folder.path().join("connection.json");

@@ -2,6 +2,7 @@
 
 mod blobs;
 mod calls;
+mod cells;
 mod ending;
 mod expiry;
 
@@ -22,7 +23,7 @@ use tokio::sync::{mpsc, oneshot, watch};
 use crate::{
     blob::{Held, Outbox, Parcel},
     chain::Chain,
-    client::{KernelClient, Output},
+    client::{ClientError, Execution, KernelClient, Output},
     language::{Activation, Language},
     plugin::{
         Carrier, Job, Mail, PluginNews, Reply, SharedGraph, Way,
@@ -66,6 +67,8 @@ pub(super) struct Actor {
     pub prints: Arc<Prints>,
     pub graph: SharedGraph,
     pub inbox: mpsc::Receiver<Mail>,
+    /// Its code comes in cells that others have the kernel run; does it run one?
+    pub cells: Option<watch::Receiver<bool>>,
     pub state: State,
 }
 
@@ -116,6 +119,8 @@ struct OpenTurn {
 
 #[derive(Clone, Copy, PartialEq)]
 enum Phase {
+    /// No turn, but an ear for cells.
+    Listening,
     Opening,
     /// Nothing to do since then, if so.
     Ready {
@@ -185,6 +190,8 @@ enum Happened {
     Answered(u64, CallOutcome),
     Timer,
     End(End),
+    /// One of the others' cells has begun or ended.
+    Cell,
 }
 
 impl Actor {
@@ -220,6 +227,7 @@ impl Actor {
                     Happened::Answered(token, outcome)
                 }
                 mail = self.inbox.recv(), if state.queued.len() < QUEUED => Happened::Mail(mail),
+                () = changed(&mut self.cells) => Happened::Cell,
             };
             match happened {
                 Happened::Mail(Some(Mail::Job(job))) => self.state.queued.push_back(Queued { job, told: false }),
@@ -230,6 +238,7 @@ impl Actor {
                     }
                 }
                 Happened::Mail(Some(Mail::TakeBlobs)) => self.state.takes_blobs = true,
+                Happened::Mail(Some(Mail::Interrupt)) => self.interrupt().await,
                 Happened::Mail(Some(Mail::WatchInterpreter)) => self.watch_interpreter(),
                 Happened::Mail(Some(Mail::Stop { grace, done })) => {
                     self.cut_short();
@@ -243,6 +252,7 @@ impl Actor {
                 Happened::Turn(TurnEvent::Failed(error)) => self.turn_failed(error).await,
                 Happened::Answered(token, outcome) => self.answered(token, outcome),
                 Happened::Timer => self.expire().await,
+                Happened::Cell => self.cell_changed(),
                 Happened::End(End::Kernel) => self.exited(),
                 Happened::End(End::Interpreter) => self.kill("the interpreter behind the kernel ended".into()).await,
             }
@@ -310,7 +320,15 @@ impl Actor {
         let is_standing = self.way.activation.is_standing();
         match &mut self.state.turn {
             None if waiting || (is_standing && self.state.stop.is_none()) => self.open_turn().await,
+            None if self.cells.is_some() && self.state.stop.is_none() => self.listen().await,
             None => {}
+            Some(OpenTurn { phase: Phase::Listening, .. }) => {
+                if self.state.stop.is_some() {
+                    self.state.turn = None;
+                } else if waiting && !self.is_in_cell() && self.state.stack.is_empty() {
+                    self.open_turn().await;
+                }
+            }
             Some(open) => {
                 if let Phase::Ready { idle_since } = &mut open.phase {
                     if self.state.stack.is_empty() && (!open.turn.is_standing() || self.state.stop.is_some()) {
@@ -328,7 +346,11 @@ impl Actor {
 
     fn is_ready(&mut self) -> bool {
         let Some(open) = &self.state.turn else { return false };
-        if !matches!(open.phase, Phase::Ready { .. }) {
+        if self.cells.is_some() && !self.state.stack.is_empty() {
+            // A cell waits, whether there is a turn or not.
+            return true;
+        }
+        if !matches!(open.phase, Phase::Ready { .. }) || self.is_in_cell() {
             return false;
         }
         // After a bounded time the interpreter's own event loop gets a chance.
@@ -485,9 +507,29 @@ impl Actor {
     }
 
     async fn open_turn(&mut self) {
+        let opened = async {
+            if let Some(mut open) = self.state.turn.take() {
+                open.turn.begin(self.knock().await?);
+                return Ok(open.turn);
+            }
+            let prepared = Turn::prepare(self.way.carrier, self.client.folder(), self.limit_bytes)?;
+            Ok::<_, TurnError>(prepared.open(self.knock().await?, self.way.activation))
+        };
+        match opened.await {
+            Ok(turn) => {
+                self.state.turn = Some(OpenTurn { turn, phase: Phase::Opening, opened_at: Instant::now() });
+            }
+            Err(error) => self.turn_failed(error).await,
+        }
+    }
+
+    /// Send what opens a turn.
+    async fn knock(&mut self) -> Result<Execution, ClientError> {
         let (turn, Way { carrier, activation, is_async, .. }) = (&self.language.turn, self.way);
         let code = match (activation, carrier) {
-            (Activation::Comm, _) => None,
+            (Activation::Comm, _) => {
+                return self.client.message_comm(turn.comm.as_deref().unwrap_or_default()).await;
+            }
             (Activation::Loop, _) => turn.standing.as_ref(),
             (Activation::Thread, _) => turn.thread.as_ref(),
             (Activation::Execute, Carrier::Pipe) => {
@@ -497,27 +539,12 @@ impl Actor {
                 turn.jupyter_async.as_ref().filter(|_| is_async).or(turn.jupyter.as_ref())
             }
         };
-        let opened = async {
-            let prepared = Turn::prepare(carrier, self.client.folder(), self.limit_bytes)?;
-            let execution = match turn.comm.as_deref().filter(|_| activation == Activation::Comm) {
-                Some(comm_id) => self.client.message_comm(comm_id).await?,
-                None => {
-                    let request = ExecuteRequest {
-                        silent: turn.silent,
-                        allow_stdin: carrier == Carrier::Jupyter,
-                        ..ExecuteRequest::new(code.cloned().unwrap_or_default())
-                    };
-                    self.client.execute_turn(&request).await?
-                }
-            };
-            Ok::<_, TurnError>(prepared.open(execution, activation))
+        let request = ExecuteRequest {
+            silent: turn.silent,
+            allow_stdin: carrier == Carrier::Jupyter,
+            ..ExecuteRequest::new(code.cloned().unwrap_or_default())
         };
-        match opened.await {
-            Ok(turn) => {
-                self.state.turn = Some(OpenTurn { turn, phase: Phase::Opening, opened_at: Instant::now() });
-            }
-            Err(error) => self.turn_failed(error).await,
-        }
+        self.client.execute_turn(&request).await
     }
 
     fn end_turn(&mut self) {
@@ -553,6 +580,7 @@ impl Actor {
                 self.news(space, PluginNews::Progress { done, total, message });
             }
             Inbound::Output { name, text } => self.prints.show(Output::Stream { name, text }, &Member::news),
+            Inbound::Handlers { handlers, space } => self.news(space, PluginNews::Handlers(handlers)),
             Inbound::Bad { reason } => self.news(None, PluginNews::Odd { reason }),
         }
     }
@@ -582,4 +610,15 @@ impl Actor {
             let _ = open.turn.answer_keyboard(input, "").await;
         }
     }
+}
+
+/// A cell of somebody else's has begun or ended.
+async fn changed(cells: &mut Option<watch::Receiver<bool>>) {
+    if let Some(cells) = cells
+        && cells.changed().await.is_ok()
+    {
+        return;
+    }
+    // With the client all ends.
+    std::future::pending().await
 }
