@@ -59,6 +59,8 @@ pub enum Command {
     New(NewArgs),
     /// Notebooks with `bridge` in them: register kernels for Jupyter, turn notebooks into plugins
     Notebook(NotebookArgs),
+    /// Attach a kernel that a notebook runs in to a running host
+    Attach(AttachArgs),
     /// Run the tests of plugins: `*.test.json`, and notebook cells tagged `test`
     Test(TestArgs),
     /// Stream events through plugins: NDJSON in, results and emitted events out
@@ -183,6 +185,30 @@ pub struct KernelArgs {
     /// The connection file.
     #[arg(short = 'f', long = "connection-file", value_name = "FILE")]
     pub connection_file: PathBuf,
+}
+
+/// `kernelbridge attach`
+#[derive(Debug, clap::Args)]
+#[command(
+    after_help = "The kernel, which JupyterLab or anybody else has started, gets `bridge`: handlers that its cells define from \
+                        then on receive copies of the host's live events, or take a plugin's place, until Ctrl-C. \
+                        The kernel goes on.\n\
+                        In a notebook kernel of kernelbridge, `bridge.connect()` does the same from inside.\n\
+                        Example:\n  kernelbridge attach ~/.local/share/jupyter/runtime/kernel-1234.json --replace quake-rate"
+)]
+pub struct AttachArgs {
+    /// The kernel's connection file, or a part of its name in Jupyter's runtime folder.
+    #[arg(value_name = "KERNEL", value_hint = ValueHint::FilePath)]
+    pub kernel: String,
+    /// The host, by name, process id or socket; the only one that listens, if there is one.
+    #[arg(long, value_name = "HOST")]
+    pub host: Option<String>,
+    /// Take this plugin's place, instead of getting copies.
+    #[arg(long, value_name = "PLUGIN")]
+    pub replace: Option<String>,
+    /// The kernel's language, if its connection file does not say which kernelspec it is of.
+    #[arg(long)]
+    pub language: Option<String>,
 }
 
 /// `kernelbridge notebook`

@@ -4,6 +4,7 @@
 //! kernelbridge itself is at fault.
 
 mod args;
+mod attach;
 #[cfg(feature = "bench")]
 mod bench;
 mod call;
@@ -79,6 +80,7 @@ async fn obey(args: Args) -> anyhow::Result<Ending> {
         Command::Install(options) => setup::install(options, &kernelspecs).await,
         Command::Doctor(options) => doctor::doctor(options, &kernelspecs).await,
         Command::HoldKernel { kernelspec } => doctor::hold(&kernelspec, &kernelspecs).await,
+        Command::Attach(options) => attach::attach(options, &kernelspecs).await,
         Command::Kernel(options) => kernel::kernel(options, &kernelspecs).await,
         Command::Notebook(options) => notebook::notebook(options, &kernelspecs),
         Command::New(options) => new::new(&options, &kernelspecs),
