@@ -7,14 +7,17 @@ mod args;
 #[cfg(feature = "bench")]
 mod bench;
 mod call;
+mod console;
 mod dead_letters;
 mod demo;
 mod doctor;
+mod hosts;
 mod install;
 pub mod languages;
 mod new;
 mod plugins;
 mod printer;
+mod record;
 mod run;
 mod setup;
 mod show;
@@ -68,6 +71,9 @@ async fn obey(args: Args) -> anyhow::Result<Ending> {
     let kernelspecs = args.kernelspecs;
     match args.command {
         Command::Run(options) => run::run(options, &kernelspecs).await,
+        Command::Hosts(options) => hosts::hosts(&options),
+        Command::Console(options) => console::console(options).await,
+        Command::Record(options) => record::record(options).await,
         Command::Call(options) => call::call(options, &kernelspecs).await,
         Command::Demo(options) => demo::demo(options, &kernelspecs).await,
         Command::State(options) => state::state(&options),

@@ -144,7 +144,7 @@ impl Actor {
     }
 
     /// Of the interpreters whose event loop an interrupt stops.
-    async fn wake(&mut self) {
+    pub(super) async fn wake(&mut self) {
         let Some(code) = &self.language.turn.wake else { return };
         let Some(open) = self.state.turn.as_mut().filter(|open| open.turn.is_standing()) else { return };
         let request = ExecuteRequest { silent: self.language.turn.silent, ..ExecuteRequest::new(code.clone()) };
