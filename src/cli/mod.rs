@@ -8,9 +8,11 @@ mod attach;
 #[cfg(feature = "bench")]
 mod bench;
 mod call;
+mod console;
 mod dead_letters;
 mod demo;
 mod doctor;
+mod hosts;
 mod install;
 mod kernel;
 pub mod languages;
@@ -18,6 +20,7 @@ mod new;
 mod notebook;
 mod plugins;
 mod printer;
+mod record;
 mod run;
 mod setup;
 mod show;
@@ -71,6 +74,9 @@ async fn obey(args: Args) -> anyhow::Result<Ending> {
     let kernelspecs = args.kernelspecs;
     match args.command {
         Command::Run(options) => run::run(options, &kernelspecs).await,
+        Command::Hosts(options) => hosts::hosts(&options),
+        Command::Console(options) => console::console(options).await,
+        Command::Record(options) => record::record(options).await,
         Command::Call(options) => call::call(options, &kernelspecs).await,
         Command::Demo(options) => demo::demo(options, &kernelspecs).await,
         Command::State(options) => state::state(&options),
