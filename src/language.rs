@@ -70,6 +70,11 @@ pub struct Shim {
     /// Cells that somebody else has the kernel run can call the host, and register handlers.
     #[serde(default)]
     pub cells: bool,
+    /// A constant that puts `{folder}`, a text, into the variable `KERNELBRIDGE_DIR` of an interpreter that somebody else
+    /// has started.
+    pub adopt: Option<String>,
+    /// Constants that attach a notebook kernel of ours to `{host}`, and in the place of `{plugin}`.
+    pub connect: Option<[String; 2]>,
     /// It keeps several plugins apart, each in a namespace of its own, so that they can share a kernel.
     #[serde(default)]
     pub shared: bool,

@@ -211,7 +211,11 @@ def _kernelbridge():
     def cell():  # of somebody else's, while no turn is open: the pipe is, for as long as it asks for something
         previous, now.shielded = signal.signal(signal.SIGINT, interrupt), True
         try:
-            with contextlib.closing(Pipe()) as now.carrier:
+            try:
+                pipe = Pipe()
+            except OSError:
+                raise Error("Gone", "no host is attached to this kernel any more") from None
+            with contextlib.closing(pipe) as now.carrier:
                 now.batch.clear()
                 now.held, now.ended = [], False
                 yield

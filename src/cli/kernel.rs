@@ -75,7 +75,8 @@ fn config(manifest: &Path) -> serde_json::Map<String, serde_json::Value> {
     }
 }
 
-fn read(file: &Path) -> anyhow::Result<ConnectionInfo> {
+/// A connection file.
+pub fn read(file: &Path) -> anyhow::Result<ConnectionInfo> {
     let text = std::fs::read(file).with_context(|| format!("cannot read the connection file {}", file.display()))?;
     serde_json::from_slice(&text).with_context(|| format!("{} is no connection file", file.display()))
 }

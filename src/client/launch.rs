@@ -19,6 +19,7 @@ use crate::{
         startup::milliseconds,
         task::{Command, IopubSeen, PROMPTS, Task},
     },
+    connection::ConnectionInfo,
     language::Interrupt,
     provision::{self, Exit, LaunchSpec, Launched, Tail},
     wire::{Signer, content},
@@ -87,6 +88,23 @@ impl KernelClient {
                 }
             }
         }
+    }
+
+    /// Be one more client of a kernel that somebody else has started, and wait until it answers. It is not ended with the
+    /// client.
+    ///
+    /// # Errors
+    ///
+    /// - [`ClientError::Launch`]: there is no such process.
+    /// - [`ClientError::Deaf`]: it did not answer in time; a cell that runs may be why.
+    pub async fn adopt(
+        connection: ConnectionInfo,
+        process_id: u32,
+        options: LaunchOptions,
+    ) -> Result<Self, ClientError> {
+        let until = Instant::now() + options.startup;
+        let launched = provision::adopt(connection, process_id)?;
+        Self::meet(launched, &options, until, Startup::default()).await
     }
 
     /// Open the channels of a process and wait until it answers.

@@ -370,14 +370,16 @@ impl KernelClient {
 
     /// End the kernel: ask on control, ask on shell, SIGTERM, SIGKILL, each after a part of `grace`. When this returns
     /// there is no process, no descendant, no socket and no file left.
+    ///
+    /// A kernel that was [adopted](KernelClient::adopt) lives on; only what is ours ends.
     pub async fn shutdown(self, grace: Duration) {
         let exited = |part: Duration| {
             let mut exit = self.process.exit();
             async move { timeout(part, exit.wait_for(Option::is_some)).await.is_ok() }
         };
         let request = content::ShutdownRequest { restart: false };
-        let mut done = false;
-        if !self.options.no_shutdown {
+        let mut done = self.process.is_adopted();
+        if !self.options.no_shutdown && !done {
             for channel in [Channel::Control, Channel::Shell] {
                 if done || (channel == Channel::Control && self.options.no_control) {
                     continue;

@@ -73,6 +73,7 @@ pub use builder::{BuildError, HostBuilder, manifest_at, runtime_for};
 pub use bus::Emitted;
 pub use event::{Event, EventError};
 pub use functions::Caller;
+pub(crate) use guest::Guest;
 pub use listen::{LinkInfo, LinkStats, ListenOptions};
 pub use news::{News, Subscription};
 pub use stats::{Drops, PluginStats};

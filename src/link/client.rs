@@ -349,6 +349,23 @@ impl Requests {
         }
     }
 
+    /// What has come already, without waiting.
+    pub fn try_next(&mut self) -> Option<Wanted> {
+        loop {
+            match self.incoming.try_next()? {
+                Arrived::Request { id, method, params } => {
+                    let link = self.link.clone();
+                    return Some(Wanted::Request(LinkRequest { id, method, params, link, is_answered: false }));
+                }
+                Arrived::Notification { method, params } => {
+                    if let Some(wanted) = self.told(&method, params) {
+                        return Some(wanted);
+                    }
+                }
+            }
+        }
+    }
+
     fn told(&mut self, method: &str, params: Box<RawValue>) -> Option<Wanted> {
         match method {
             "cancel" => {

@@ -106,6 +106,11 @@ impl Incoming {
     pub async fn next(&mut self) -> Option<Arrived> {
         self.0.recv().await
     }
+
+    /// The next, if it has come already.
+    pub fn try_next(&mut self) -> Option<Arrived> {
+        self.0.try_recv().ok()
+    }
 }
 
 /// Why a request got no result.

@@ -12,6 +12,7 @@
 mod actor;
 #[cfg(feature = "arrow")]
 mod attachment;
+mod cell;
 mod kernel;
 mod load;
 mod member;
@@ -41,10 +42,11 @@ use crate::{
     chain::{Chain, WaitGraph},
     client::{ClientError, Output, Prober, Startup, milliseconds},
     language::{Activation, Language},
-    plugin::member::Member,
+    plugin::{cell::Cell, member::Member},
     rpc::{self, Handler, LogLevel, Params, RpcError},
 };
 
+pub use cell::{CellEvent, Look};
 pub use kernel::Kernel;
 pub use load::{LoadError, PluginSource, Runtime, check_sandbox, launch_options, not_enforced};
 pub use spare::Spare;
@@ -218,6 +220,10 @@ enum Mail {
     WatchInterpreter,
     /// Interrupt whatever runs: somebody asks for it who sees that it does.
     Interrupt,
+    /// To be run between two requests.
+    Cell(Cell),
+    /// If one runs.
+    InterruptCell,
     Stop {
         grace: Duration,
         done: oneshot::Sender<()>,

@@ -110,6 +110,14 @@ pub enum LaunchError {
         /// Why.
         source: io::Error,
     },
+    /// The process of a kernel that somebody else has started cannot be watched.
+    #[error("cannot watch process {process_id}: {source}")]
+    Adopt {
+        /// Which.
+        process_id: u32,
+        /// Why.
+        source: io::Error,
+    },
     /// No free port on the loopback interface.
     #[error("no free port on 127.0.0.1: {0}")]
     Ports(#[source] io::Error),
@@ -119,6 +127,22 @@ pub enum LaunchError {
     /// The sandbox could not be prepared.
     #[error(transparent)]
     Sandbox(#[from] SandboxError),
+}
+
+/// Take part in a kernel that somebody else has started: it gets a private folder of ours, and lives on when the result
+/// is dropped.
+///
+/// # Errors
+///
+/// [`LaunchError::Folder`], and [`LaunchError::Adopt`] when there is no such process.
+pub fn adopt(connection: ConnectionInfo, process_id: u32) -> Result<Launched, LaunchError> {
+    let guardian = guardian::Guardian::get().map_err(LaunchError::Guardian)?;
+    let folder = Folder::new(guardian.id())?;
+    folder.make_fifo(Folder::TO_HOST)?;
+    folder.make_fifo(Folder::TO_PLUGIN)?;
+    let process = Process::adopt(process_id, folder, guardian)
+        .map_err(|source| LaunchError::Adopt { process_id, source })?;
+    Ok(Launched { process, connection, reservation: None })
 }
 
 /// Start a kernel on this machine.

@@ -5,7 +5,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-use serde_json::value::RawValue;
+use serde_json::{Value, value::RawValue};
 
 use crate::{
     blob::Parcel,
@@ -111,13 +111,23 @@ impl Desk {
             RpcError::new(ErrorKind::Invalid, format!("connect takes a host's name and `replace`, a plugin's: {error}"))
         };
         let (wish,): (Option<Wish>,) = serde_json::from_str(args.get()).map_err(invalid)?;
+        Parcel::pack(&self.link(wish.unwrap_or_default()).await?).map_err(invalid)
+    }
+
+    /// As [`Desk::connect`], from outside.
+    pub async fn attach(self: Arc<Self>, host: Option<&str>, replace: Option<&str>) -> Result<Value, RpcError> {
+        let owned = |name: Option<&str>| name.map(str::to_owned);
+        self.link(Wish { host: owned(host), replace: owned(replace) }).await
+    }
+
+    async fn link(self: Arc<Self>, wish: Wish) -> Result<Value, RpcError> {
         if let Some(linked) = self.linked() {
             let message = format!("connected to host `{}` already; disconnect first", linked.host);
             return Err(RpcError::new(ErrorKind::Invalid, message));
         }
-        let (linked, about) = Linked::connect(&self, wish.unwrap_or_default()).await?;
+        let (linked, about) = Linked::connect(&self, wish).await?;
         *self.linked.lock().unwrap_or_else(PoisonError::into_inner) = Some(linked);
-        Parcel::pack(&about).map_err(invalid)
+        Ok(about)
     }
 
     /// `bridge.disconnect()`
@@ -187,7 +197,7 @@ impl HostCalls for Desk {
                     LogLevel::Error => "error",
                 };
                 let fields = match fields.as_object() {
-                    Some(fields) if !fields.is_empty() => format!(" {}", serde_json::Value::Object(fields.clone())),
+                    Some(fields) if !fields.is_empty() => format!(" {}", Value::Object(fields.clone())),
                     _ => String::new(),
                 };
                 self.warn(&format!("{level}: {message}{fields}\n"));

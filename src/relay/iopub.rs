@@ -44,6 +44,8 @@ pub(super) struct Filter {
     /// The header of the last cell that a frontend had executed.
     cell: Mutex<Option<Header>>,
     said: broadcast::Sender<Bytes>,
+    /// For whoever is no frontend.
+    terminal: Option<mpsc::UnboundedSender<String>>,
 }
 
 /// As much of a header as is needed.
@@ -56,7 +58,12 @@ struct Brief {
 
 impl Filter {
     pub fn new(session: String, signer: Signer) -> Self {
-        Self { session, signer, cell: Mutex::default(), said: broadcast::channel(SAID).0 }
+        Self { session, signer, cell: Mutex::default(), said: broadcast::channel(SAID).0, terminal: None }
+    }
+
+    /// Say what is shown in plain text, too.
+    pub fn with_terminal(self, terminal: mpsc::UnboundedSender<String>) -> Self {
+        Self { terminal: Some(terminal), ..self }
     }
 
     /// The cell that runs, or ran last.
@@ -66,6 +73,10 @@ impl Filter {
 
     /// Show something as an output of a cell.
     pub fn show(&self, output: &Output, cell: Option<Header>) {
+        if let Some(terminal) = &self.terminal {
+            // Nobody reads any more.
+            let _ = terminal.send(plain(output));
+        }
         match output {
             Output::Stream { name, text } => self.say("stream", &json!({ "name": name, "text": text }), cell),
             Output::Display { data, metadata } => {
@@ -169,6 +180,18 @@ impl Filter {
             *self.cell.lock().unwrap_or_else(PoisonError::into_inner) = Some(header);
         }
         true
+    }
+}
+
+/// For a terminal.
+fn plain(output: &Output) -> String {
+    match output {
+        Output::Stream { text, .. } => text.clone(),
+        Output::Display { data, .. } => {
+            let text = data.get("text/plain").and_then(serde_json::Value::as_str).unwrap_or_default();
+            format!("{text}\n")
+        }
+        Output::Error { traceback, .. } => format!("{}\n", traceback.join("\n")),
     }
 }
 

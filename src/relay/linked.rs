@@ -30,9 +30,9 @@ const CALL: Duration = Duration::from_secs(3600);
 #[serde(default, deny_unknown_fields)]
 pub(super) struct Wish {
     /// A host's name, process id, folder or socket; the only one that runs if nothing is given.
-    host: Option<String>,
+    pub host: Option<String>,
     /// A plugin whose place the notebook takes; without it the notebook gets copies.
-    replace: Option<String>,
+    pub replace: Option<String>,
 }
 
 /// A link that works. Dropping it closes the link, and the host gives everything back.

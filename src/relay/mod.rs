@@ -12,6 +12,7 @@
 //!
 //! Behind `bridge` there is a scratch host with a state in memory, and whatever plugins it was given (`relay::desk`).
 
+mod adopted;
 mod desk;
 mod dispatch;
 mod doors;
@@ -31,12 +32,13 @@ use tokio::task::JoinSet;
 use crate::{
     client::ClientError,
     connection::ConnectionInfo,
-    host::{BuildError, Host},
+    host::{BuildError, Guest, Host},
     language::Activation,
     manifest::{Limits, Sandbox},
     plugin::{Carrier, LoadError, Plugin, PluginSource, Runtime, Spare},
     wire::{Signer, SignerError},
 };
+pub use adopted::Adopted;
 use desk::Desk;
 use iopub::Filter;
 
@@ -114,7 +116,7 @@ impl Relay {
         tracing::info!(kernel = runtime.kernelspec, took = ?began.elapsed(), "the stock kernel runs");
         let (kernel, session) = spare.identity();
         let filter = Arc::new(Filter::new(session, signer));
-        let guest = host.guest(MANIFEST, Path::new("notebook/plugin.toml"))?;
+        let guest = guest(&host)?;
         let desk = Arc::new(Desk::new(guest.calls, filter.clone()));
         let plugin = Plugin::load_into(spare, &runtime, &source, desk.clone(), guest.graph).await?;
         let plugin = Arc::new(plugin);
@@ -176,6 +178,10 @@ entry = "notebook.ipynb"
 call = ["*"]
 emit = ["*"]
 "#;
+
+fn guest(host: &Host) -> Result<Guest, BuildError> {
+    host.guest(MANIFEST, Path::new("notebook/plugin.toml"))
+}
 
 fn source(
     connection: &ConnectionInfo,

@@ -57,6 +57,11 @@ pub fn install_all(
     Ok(Ending::Done)
 }
 
+/// The language of one of these kernelspecs.
+pub fn language_of(kernelspec: &str) -> Option<&str> {
+    kernelspec.strip_prefix("kernelbridge-notebook-")
+}
+
 /// What it is called in Jupyter.
 pub fn display_name(folder: &LanguageFolder) -> String {
     format!("{} (kernelbridge)", folder.language.display_name)

@@ -3,6 +3,7 @@
 //! One task accepts, and one for each link serves it. Nothing that a peer does, or does not do, is waited for without a
 //! bound, but by those who would wait for the plugin that it stands in for.
 
+mod console;
 mod mirror;
 mod session;
 mod stand_in;

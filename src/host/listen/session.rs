@@ -20,6 +20,7 @@ use crate::{
         lane::{Entry, Face},
         listen::{
             Desk, LinkInfo,
+            console::Console,
             mirror::{Mirror, Mirroring},
             stand_in::StandIn,
         },
@@ -68,6 +69,7 @@ pub(super) struct Session {
 enum Role {
     Mirror { mirror: Arc<Mirror>, told: u64, _mirroring: Mirroring },
     Replace(Seat),
+    Console(Console),
 }
 
 /// A stand-in in its place. Dropping it gives the plugin everything back.
@@ -83,7 +85,7 @@ impl Drop for Seat {
 }
 
 /// A call of the peer's under way.
-type Call = Pin<Box<dyn Future<Output = (u64, Result<Parcel, RpcError>)> + Send>>;
+pub(super) type Call = Pin<Box<dyn Future<Output = (u64, Result<Parcel, RpcError>)> + Send>>;
 
 /// Beyond what `call` and `emit` of a plugin have.
 #[derive(Default, Deserialize)]
@@ -223,7 +225,9 @@ impl Session {
                 (Role::Replace(Seat { entry: entry.clone(), stand_in }), may, Some(entry))
             }
             Mode::Console => {
-                return refuse(ErrorKind::NotFound, "this host has no consoles".to_owned());
+                let entry = find(&shared, attach.plugin.as_deref(), "console")?;
+                let console = Console { entry, allows_code: self.desk.options.allow_console };
+                (Role::Console(console), May::default(), None)
             }
         };
         let attached = Attached {
@@ -313,7 +317,22 @@ impl Session {
         params: &RawValue,
         calls: usize,
     ) -> ControlFlow<(), Option<Call>> {
+        if let Role::Console(console) = role
+            && let Some(begun) = console.begin(&self.peer, id, method, params)
+        {
+            return match begun {
+                Ok(call) => ControlFlow::Continue(Some(call)),
+                Err(error) => {
+                    self.peer.respond(id, Err(&error));
+                    ControlFlow::Continue(None)
+                }
+            };
+        }
         let done = match method {
+            "call" | "emit" if matches!(role, Role::Console(_)) => {
+                let message = "a console calls and emits nothing";
+                Err(RpcError::new(ErrorKind::Denied, message))
+            }
             "call" | "emit" if calls >= MOST_CALLS => {
                 Err(RpcError::new(ErrorKind::Host, format!("the peer has {calls} calls under way already")))
             }
@@ -445,6 +464,7 @@ fn set_handlers(role: &Role, params: &RawValue) -> Result<(), RpcError> {
             stand_in.show(guest_face(&handlers, &entry.manifest, stand_in.features())?);
             entry.look_again();
         }
+        Role::Console(_) => return Err(RpcError::new(ErrorKind::Denied, "a console has no handlers")),
     }
     Ok(())
 }

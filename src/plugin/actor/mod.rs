@@ -5,6 +5,7 @@ mod calls;
 mod cells;
 mod ending;
 mod expiry;
+mod live;
 
 use std::{
     collections::VecDeque,
@@ -27,6 +28,7 @@ use crate::{
     language::{Activation, Language},
     plugin::{
         Carrier, Job, Mail, PluginNews, Reply, SharedGraph, Way,
+        cell::Cell,
         member::{Member, Members},
         prints::Prints,
         turn::{Turn, TurnError, TurnEvent},
@@ -68,7 +70,7 @@ pub(super) struct Actor {
     pub graph: SharedGraph,
     pub inbox: mpsc::Receiver<Mail>,
     /// Its code comes in cells that others have the kernel run; does it run one?
-    pub cells: Option<watch::Receiver<bool>>,
+    pub live: Option<watch::Receiver<bool>>,
     pub state: State,
 }
 
@@ -78,6 +80,10 @@ pub(super) struct State {
     turn: Option<OpenTurn>,
     queued: VecDeque<Queued>,
     stack: Vec<Frame>,
+    /// They wait for the interpreter.
+    cells: VecDeque<Cell>,
+    /// One that has it; becomes ready when it has ended.
+    cell: Option<oneshot::Receiver<()>>,
     calls: FuturesUnordered<HostCall>,
     /// Each ends with a process that the kernel cannot do without, the kernel's own among them.
     ends: FuturesUnordered<Pin<Box<dyn Future<Output = End> + Send>>>,
@@ -189,6 +195,7 @@ enum Happened {
     Turn(TurnEvent),
     Answered(u64, CallOutcome),
     Timer,
+    CellEnded,
     End(End),
     /// One of the others' cells has begun or ended.
     Cell,
@@ -217,17 +224,25 @@ impl Actor {
                     None => std::future::pending().await,
                 }
             };
+            let cell = async {
+                match &mut state.cell {
+                    // It ends with an error when whoever watched it is gone.
+                    Some(ended) => drop(ended.await),
+                    None => std::future::pending().await,
+                }
+            };
             // In this order, not in one thrown for each event: it is quicker, and what the plugin says comes first.
             let happened = tokio::select! {
                 biased;
                 Some(end) = state.ends.next(), if state.dead.is_none() => Happened::End(end),
                 () = &mut timer => Happened::Timer,
                 event = turn => Happened::Turn(event),
+                () = cell => Happened::CellEnded,
                 Some((token, outcome)) = state.calls.next(), if !state.calls.is_empty() => {
                     Happened::Answered(token, outcome)
                 }
                 mail = self.inbox.recv(), if state.queued.len() < QUEUED => Happened::Mail(mail),
-                () = changed(&mut self.cells) => Happened::Cell,
+                () = changed(&mut self.live) => Happened::Cell,
             };
             match happened {
                 Happened::Mail(Some(Mail::Job(job))) => self.state.queued.push_back(Queued { job, told: false }),
@@ -240,8 +255,13 @@ impl Actor {
                 Happened::Mail(Some(Mail::TakeBlobs)) => self.state.takes_blobs = true,
                 Happened::Mail(Some(Mail::Interrupt)) => self.interrupt().await,
                 Happened::Mail(Some(Mail::WatchInterpreter)) => self.watch_interpreter(),
+                Happened::Mail(Some(Mail::Cell(cell))) => self.state.cells.push_back(cell),
+                Happened::Mail(Some(Mail::InterruptCell)) => self.interrupt_cell().await,
+                Happened::CellEnded => self.state.cell = None,
                 Happened::Mail(Some(Mail::Stop { grace, done })) => {
                     self.cut_short();
+                    self.state.cells.clear();
+                    self.interrupt_cell().await;
                     self.state.stop = Some((grace, done));
                 }
                 // The handle is gone, and with it anyone who could wait.
@@ -300,6 +320,7 @@ impl Actor {
     /// Do all that can be done now.
     async fn advance(&mut self) {
         if let Some(error) = &self.state.dead {
+            self.state.cells.clear();
             for Queued { job, told } in self.state.queued.drain(..) {
                 if told {
                     self.graph.lock().unwrap_or_else(PoisonError::into_inner).stop_waiting(job.chain.id, &self.seat);
@@ -310,6 +331,7 @@ impl Actor {
             return;
         }
         self.answer_top();
+        self.start_cell().await;
         while let Some(index) = self.startable() {
             if !self.is_ready() {
                 break;
@@ -318,9 +340,11 @@ impl Actor {
         }
         let waiting = !self.state.queued.is_empty() || !self.state.limbo.is_empty();
         let is_standing = self.way.activation.is_standing();
+        let is_for_cells = self.is_for_cells();
         match &mut self.state.turn {
+            None if is_for_cells => {}
             None if waiting || (is_standing && self.state.stop.is_none()) => self.open_turn().await,
-            None if self.cells.is_some() && self.state.stop.is_none() => self.listen().await,
+            None if self.live.is_some() && self.state.stop.is_none() => self.listen().await,
             None => {}
             Some(OpenTurn { phase: Phase::Listening, .. }) => {
                 if self.state.stop.is_some() {
@@ -346,7 +370,7 @@ impl Actor {
 
     fn is_ready(&mut self) -> bool {
         let Some(open) = &self.state.turn else { return false };
-        if self.cells.is_some() && !self.state.stack.is_empty() {
+        if self.live.is_some() && !self.state.stack.is_empty() {
             // A cell waits, whether there is a turn or not.
             return true;
         }
@@ -376,6 +400,7 @@ impl Actor {
             wanted
         });
         match self.state.stack.last() {
+            None if self.is_for_cells() => None,
             None => (!self.state.queued.is_empty()).then_some(0),
             Some(Frame::Waiting { answer: None, .. }) => {
                 let mut graph = self.graph.lock().unwrap_or_else(PoisonError::into_inner);
