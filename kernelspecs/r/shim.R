@@ -293,7 +293,7 @@ local({
   send_output <- function(name, text) {
     if (!validUTF8(text)) text <- iconv(text, "UTF-8", "UTF-8", sub = "byte")
     bytes <- charToRaw(text)
-    starts <- seq(1L, length(bytes), by = 65536L)
+    starts <- seq(1L, length(bytes), by = 8192L)  # far below any limit of a message
     for (i in 1:3) starts <- starts - ((bytes[starts] & as.raw(0xc0)) == 0x80)  # cut no character
     for (part in Map(function(from, to) rawToChar(bytes[from:to]), starts, c(starts[-1L] - 1L, length(bytes)))) {
       Encoding(part) <- "UTF-8"
