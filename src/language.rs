@@ -21,6 +21,9 @@ pub struct Language {
     pub aliases: Vec<String>,
     /// Extension of a plugin's entry file without the dot: `py`, `R`.
     pub extension: String,
+    /// How lines begin that only notebooks have.
+    #[serde(default)]
+    pub magics: Vec<String>,
     /// Which installed kernelspecs run this language's shim.
     pub kernelspec: KernelspecMatch,
     /// The shim; absent for a language that works at the basic level only.
@@ -64,6 +67,14 @@ pub struct Shim {
     /// It changes into the `folder` of `initialize`, so that a kernel that was started elsewhere can take a plugin.
     #[serde(default)]
     pub moves: bool,
+    /// Cells that somebody else has the kernel run can call the host, and register handlers.
+    #[serde(default)]
+    pub cells: bool,
+    /// A constant that puts `{folder}`, a text, into the variable `KERNELBRIDGE_DIR` of an interpreter that somebody else
+    /// has started.
+    pub adopt: Option<String>,
+    /// Constants that attach a notebook kernel of ours to `{host}`, and in the place of `{plugin}`.
+    pub connect: Option<[String; 2]>,
     /// It keeps several plugins apart, each in a namespace of its own, so that they can share a kernel.
     #[serde(default)]
     pub shared: bool,

@@ -19,6 +19,7 @@ pub mod pattern;
 pub mod plugin;
 pub mod provision;
 pub mod queue;
+pub mod relay;
 pub mod rpc;
 pub mod store;
 pub mod suggest;

@@ -13,6 +13,7 @@ local({
   handlers <- list()   # by id, which no two plugins share
   spaces <- list()     # the plugins: one in space 0, or several that share the kernel
   here <- NULL         # the one whose folder is in place
+  cells <- FALSE       # somebody else has the kernel run code, which is no plugin's
   cell <- NULL         # while loading: srcfile and first line of the running expression
   `%||%` <- function(a, b) if (is.null(a)) b else a  # base has it since R 4.4
 
@@ -169,12 +170,29 @@ local({
     if (grepl("^[^{]*[{][^{}]*\"method\":\"columns\"", substr(text, 1L, 80L))) decode_columns(text) else decode(text)
   }
   notify <- function(method, params) {
+    if (ended && cells) return(in_cell(notify(method, params)))
     if (!ended) suspendInterrupts({
       say("\"method\":\"", method, "\",\"params\":", encode(params))
       if (is.null(up)) while (!identical(hear()$method, "continue")) NULL
     })
   }
+  # Code of a cell asks for something while no turn is open: the pipes are, for as long as that takes.
+  in_cell <- function(value) suspendInterrupts({
+    on.exit({
+      for (file in list(up, down)) if (!is.null(file)) close(file)
+      up <<- down <<- NULL
+      ended <<- TRUE
+    })
+    ended <<- FALSE
+    open_pipes()
+    value
+  })
+  open_pipes <- function() {  # "e" is O_CLOEXEC, and the mode must end in "b"
+    up <<- file(file.path(Sys.getenv("KERNELBRIDGE_DIR"), "to-host"), "web", raw = TRUE)
+    down <<- file(file.path(Sys.getenv("KERNELBRIDGE_DIR"), "to-plugin"), "reb", raw = TRUE)
+  }
   request <- function(method, params) {
+    if (ended && cells) return(in_cell(request(method, params)))
     params <- tryCatch(encode(params), error = function(e) fail("Invalid", conditionMessage(e)))
     if (!ended) suspendInterrupts({
       id <- sent <<- sent + 1
@@ -278,6 +296,7 @@ local({
       space$folder <- params$folder
       space$name <- params$plugin$name
       here <<- NULL
+      cells <<- isTRUE(params$cells)
       move(space)
       # On `jupyter` a response waits for the host's next message, and the rest of an array would wait with it.
       features <- as.list(c("blob", "series", "columns", "shared", if (!is.null(up)) "batch"))
@@ -300,7 +319,7 @@ local({
           invoke(eval, list(code[[i]], space))
         }
       }
-      list(handlers = lapply(unname(handlers[plugin$ids]), function(h) h[!names(h) %in% c("fn", "space")]), async = FALSE)
+      list(handlers = tags_of(plugin), async = FALSE)
     },
     event = run_handler, filter = run_handler,
     events = function(params) {
@@ -347,6 +366,7 @@ local({
       for (fn in space$shutdowns) invoke(fn, list())
     })
   space_of <- function(params) spaces[[paste(params$space %||% 0)]] %||% not_found("no space ", params$space)
+  tags_of <- function(space) lapply(unname(handlers[space$ids]), function(h) h[!names(h) %in% c("fn", "space")])
   # What it registered.
   forget <- function(space) {
     for (id in space$ids) handlers[id] <<- list(NULL)
@@ -401,10 +421,7 @@ local({
     ended <<- FALSE
     ask <<- base::readline  # IRkernel puts its own there at every execute_request
     set_readline(keyboard)
-    if (via == "pipe") {    # "e" is O_CLOEXEC, and the mode must end in "b"
-      up <<- file(file.path(Sys.getenv("KERNELBRIDGE_DIR"), "to-host"), "web", raw = TRUE)
-      down <<- file(file.path(Sys.getenv("KERNELBRIDGE_DIR"), "to-plugin"), "reb", raw = TRUE)
-    }
+    if (via == "pipe") open_pipes()
     say("\"method\":\"ready\"")
     while (!ended) {
       message <- hear()
@@ -430,11 +447,17 @@ local({
     id <- length(handlers) + 1L
     name <- if (is.call(name)) topic else as.character(name)
     handlers[[id]] <<- list(id = id, kind = kind, topic = topic, name = name, ..., fn = fn, space = space)
+    if (cells) for (old in space$ids) if (identical(handlers[[old]][c("kind", "topic", "name")], handlers[[id]][c("kind", "topic", "name")])) {
+      handlers[old] <<- list(NULL)  # of a cell that is run again
+      space$ids <- setdiff(space$ids, old)
+    }
     space$ids <- c(space$ids, id)
+    if (cells) notify("handlers", list(handlers = tags_of(space), space = space$id))
     invisible(fn)
   }
   # The roxygen comment right above a function's source, or above the expression that exports it.
   roxygen <- function(fn) {
+    if (is.null(cell)) return("")
     ref <- attr(fn, "srcref")
     for (line in c(if (identical(attr(ref, "srcfile"), cell$file)) ref[[1L]], cell$line)) {
       first <- line
@@ -464,6 +487,9 @@ local({
       },
       call = host_call,
       emit = function(topic, data = NULL, key = NULL) invisible(request("emit", list(topic = topic, data = data, key = key))),
+      # Of a notebook: live events of a running host come to its handlers, as copies or instead of a plugin's.
+      connect = function(host = NULL, replace = NULL) host_call("host.connect", list(host = host, replace = replace)),
+      disconnect = function() invisible(host_call("host.disconnect")),
       state = list(
         get = function(key, default = NULL) host_call("state.get", key) %||% default,
         set = function(key, value) invisible(host_call("state.set", key, value)),

@@ -59,6 +59,10 @@ pub enum Command {
     Doctor(DoctorArgs),
     /// Make a new plugin: manifest, source, a test and a README
     New(NewArgs),
+    /// Notebooks with `bridge` in them: register kernels for Jupyter, turn notebooks into plugins
+    Notebook(NotebookArgs),
+    /// Attach a kernel that a notebook runs in to a running host
+    Attach(AttachArgs),
     /// Run the tests of plugins: `*.test.json`, and notebook cells tagged `test`
     Test(TestArgs),
     /// Stream events through plugins: NDJSON in, results and emitted events out
@@ -90,6 +94,9 @@ pub enum Command {
         #[arg(value_hint = ValueHint::DirPath)]
         dir: Option<PathBuf>,
     },
+    /// For Jupyter: be a notebook's kernel
+    #[command(hide = true)]
+    Kernel(KernelArgs),
     /// For `doctor`: start a kernel, then wait to be killed
     #[command(hide = true)]
     HoldKernel {
@@ -169,6 +176,113 @@ pub struct NewArgs {
     /// Write a notebook instead of a source file.
     #[arg(long)]
     pub notebook: bool,
+}
+
+/// `kernelbridge kernel`
+#[derive(Debug, clap::Args)]
+pub struct KernelArgs {
+    /// The language, by name or alias.
+    #[arg(long)]
+    pub language: String,
+    /// The kernelspec behind it, if not the language's.
+    #[arg(long, value_name = "KERNELSPEC")]
+    pub kernel: Option<String>,
+    /// Plugins for the host behind `bridge`.
+    #[arg(long, value_name = "PLUGIN")]
+    pub plugins: Vec<PathBuf>,
+    /// The connection file.
+    #[arg(short = 'f', long = "connection-file", value_name = "FILE")]
+    pub connection_file: PathBuf,
+}
+
+/// `kernelbridge attach`
+#[derive(Debug, clap::Args)]
+#[command(
+    after_help = "The kernel, which JupyterLab or anybody else has started, gets `bridge`: handlers that its cells define from \
+                        then on receive copies of the host's live events, or take a plugin's place, until Ctrl-C. \
+                        The kernel goes on.\n\
+                        In a notebook kernel of kernelbridge, `bridge.connect()` does the same from inside.\n\
+                        Example:\n  kernelbridge attach ~/.local/share/jupyter/runtime/kernel-1234.json --replace quake-rate"
+)]
+pub struct AttachArgs {
+    /// The kernel's connection file, or a part of its name in Jupyter's runtime folder.
+    #[arg(value_name = "KERNEL", value_hint = ValueHint::FilePath)]
+    pub kernel: String,
+    /// The host, by name, process id or socket; the only one that listens, if there is one.
+    #[arg(long, value_name = "HOST")]
+    pub host: Option<String>,
+    /// Take this plugin's place, instead of getting copies.
+    #[arg(long, value_name = "PLUGIN")]
+    pub replace: Option<String>,
+    /// The kernel's language, if its connection file does not say which kernelspec it is of.
+    #[arg(long)]
+    pub language: Option<String>,
+}
+
+/// `kernelbridge notebook`
+#[derive(Debug, clap::Args)]
+pub struct NotebookArgs {
+    /// What to do.
+    #[command(subcommand)]
+    pub command: NotebookCommand,
+}
+
+/// What to do for notebooks.
+#[derive(Debug, Subcommand)]
+pub enum NotebookCommand {
+    /// Register kernels for Jupyter in which `bridge` is there
+    #[command(
+        after_help = "Without LANGUAGE: every language that is installed and can. They are called `Python (kernelbridge)`, \
+                            `R (kernelbridge)` and so on; the stock kernel runs behind them, unchanged.\n\
+                            Example:\n  kernelbridge notebook install python r && jupyter lab"
+    )]
+    Install {
+        /// Languages, by name or alias.
+        #[arg(value_name = "LANGUAGE")]
+        languages: Vec<String>,
+        /// The kernelspec to run behind it, if not the language's: that of your own environment.
+        #[arg(long, value_name = "KERNELSPEC")]
+        kernel: Option<String>,
+        /// A plugin for the host behind `bridge`, so that notebooks can call it (may be given again).
+        #[arg(long, value_name = "PLUGIN", value_hint = ValueHint::AnyPath)]
+        plugin: Vec<PathBuf>,
+    },
+    /// List the kernels that are registered
+    List {
+        /// Print JSON.
+        #[arg(long)]
+        json: bool,
+    },
+    /// Make a new plugin that is a notebook, with sample events to try it on
+    #[command(after_help = "Example:\n  kernelbridge notebook new quake-rate --language r && jupyter lab quake-rate")]
+    New {
+        /// Its name: lower case letters, digits and `-`. Also the name of its folder.
+        name: String,
+        /// The language, by name or alias.
+        #[arg(long)]
+        language: String,
+        /// Make its folder in this one.
+        #[arg(long, value_name = "DIR", default_value = ".", value_hint = ValueHint::DirPath)]
+        dir: PathBuf,
+        /// Events to try it on: NDJSON, each line with `topic` and `data`, as `kernelbridge record` writes them.
+        #[arg(long, value_name = "FILE", value_hint = ValueHint::FilePath)]
+        events: Option<PathBuf>,
+    },
+    /// Write a notebook's cells as a plugin with a source file
+    Export {
+        /// The notebook.
+        #[arg(value_hint = ValueHint::FilePath)]
+        notebook: PathBuf,
+        /// The new folder, if not the plugin's name beside the notebook.
+        #[arg(long, value_name = "DIR", value_hint = ValueHint::DirPath)]
+        dir: Option<PathBuf>,
+    },
+    /// Remove kernels from Jupyter again
+    Remove {
+        /// Languages, by name or alias; without any, all of them.
+        #[arg(value_name = "LANGUAGE")]
+        languages: Vec<String>,
+    },
 }
 
 /// The format of test files, in lines that fit everywhere.

@@ -4,6 +4,7 @@
 //! kernelbridge itself is at fault.
 
 mod args;
+mod attach;
 #[cfg(feature = "bench")]
 mod bench;
 mod call;
@@ -13,9 +14,11 @@ mod demo;
 mod doctor;
 mod hosts;
 mod install;
+mod kernel;
 mod kernels;
 pub mod languages;
 mod new;
+mod notebook;
 mod plugins;
 mod printer;
 mod record;
@@ -85,6 +88,9 @@ async fn obey(args: Args) -> anyhow::Result<Ending> {
         Command::Install(options) => setup::install(options, &kernelspecs).await,
         Command::Doctor(options) => doctor::doctor(options, &kernelspecs).await,
         Command::HoldKernel { kernelspec } => doctor::hold(&kernelspec, &kernelspecs).await,
+        Command::Attach(options) => attach::attach(options, &kernelspecs).await,
+        Command::Kernel(options) => kernel::kernel(options, &kernelspecs).await,
+        Command::Notebook(options) => notebook::notebook(options, &kernelspecs),
         Command::New(options) => new::new(&options, &kernelspecs),
         Command::Test(options) => test::test(options, &kernelspecs).await,
         #[cfg(feature = "bench")]

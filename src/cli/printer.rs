@@ -305,6 +305,8 @@ impl Printer {
                 self.say(&format!("[{plugin}] {done}{total} {message}"));
             }
             // Why is told with what becomes of the plugin; here is the last that its kernel wrote.
+            // Seen in what it is given from now on.
+            PluginNews::Handlers(_) => {}
             PluginNews::Gone { reason } => {
                 for line in reason.lines().skip(1) {
                     self.say(&format!("[{plugin}] {line}"));

@@ -36,6 +36,7 @@ use tokio::{
 };
 
 use crate::{
+    connection::ConnectionInfo,
     language::Interrupt,
     provision::{Exit, LaunchError, Process},
     wire::{ContentError, Header, Message, content},
@@ -62,7 +63,9 @@ pub struct KernelClient {
     startup: Startup,
     welcomed: bool,
     heartbeat: String,
+    connection: ConnectionInfo,
     outputs: Option<Outputs>,
+    cells: watch::Receiver<bool>,
     counters: Arc<Counters>,
     tasks: [JoinHandle<()>; 2],
 }
@@ -162,6 +165,21 @@ impl KernelClient {
     /// Did the kernel send `iopub_welcome` (message spec 5.5)?
     pub fn welcomed(&self) -> bool {
         self.welcomed
+    }
+
+    /// Whether the kernel runs a cell of somebody else's, who talks to it too.
+    pub fn others_cell(&self) -> watch::Receiver<bool> {
+        self.cells.clone()
+    }
+
+    /// Where it listens, with the key.
+    pub fn connection(&self) -> &ConnectionInfo {
+        &self.connection
+    }
+
+    /// The session of our own messages.
+    pub fn session(&self) -> &str {
+        &self.ids.session
     }
 
     /// How it was started.
@@ -341,14 +359,16 @@ impl KernelClient {
 
     /// End the kernel: ask on control, ask on shell, SIGTERM, SIGKILL, each after a part of `grace`. When this returns
     /// there is no process, no descendant, no socket and no file left.
+    ///
+    /// A kernel that was [adopted](KernelClient::adopt) lives on; only what is ours ends.
     pub async fn shutdown(self, grace: Duration) {
         let exited = |part: Duration| {
             let mut exit = self.process.exit();
             async move { timeout(part, exit.wait_for(Option::is_some)).await.is_ok() }
         };
         let request = content::ShutdownRequest { restart: false };
-        let mut done = false;
-        if !self.options.no_shutdown {
+        let mut done = self.process.is_adopted();
+        if !self.options.no_shutdown && !done {
             for channel in [Channel::Control, Channel::Shell] {
                 if done || (channel == Channel::Control && self.options.no_control) {
                     continue;

@@ -38,7 +38,7 @@ use crate::{
     kernelspec::InterruptMode,
     language::{Interrupt, Shim},
     link::LinkError,
-    manifest::{CarrierChoice, Isolation, Limits, Manifest, ManifestError, Sandbox},
+    manifest::{CarrierChoice, Isolation, Limits, Manifest, ManifestError, Sandbox, of_notebook},
     notebook::{Notebook, NotebookError},
     pattern::NameError,
     plugin::{Carrier, LoadError, PluginSource, Runtime, check_sandbox, not_enforced},
@@ -587,15 +587,28 @@ fn blank() -> PluginSource {
         carrier: None,
         activation: None,
         template: None,
+        live: None,
     }
 }
 
-/// Read a manifest, given its folder or itself.
+/// Read a manifest, given itself, or a notebook that stands alone.
+///
+/// # Errors
+///
+/// - [`BuildError::Read`], [`BuildError::Notebook`], [`BuildError::Manifest`] by what is wrong with the file.
+pub fn manifest_at(file: &Path) -> Result<Manifest, BuildError> {
+    let mut text = read(file)?;
+    if file.extension().is_some_and(|extension| extension.eq_ignore_ascii_case("ipynb")) {
+        text = of_notebook(&Notebook::parse(&text, file)?, file);
+    }
+    Ok(Manifest::parse(&text, file)?)
+}
+
+/// Read a manifest, given its folder or itself, or a notebook that stands alone.
 fn read_manifest(path: &Path) -> Result<(Manifest, PathBuf), BuildError> {
     let file = if path.is_dir() { path.join("plugin.toml") } else { path.to_owned() };
-    let text = read(&file)?;
     let file = std::path::absolute(&file).unwrap_or(file);
-    let manifest = Manifest::parse(&text, &file)?;
+    let manifest = manifest_at(&file)?;
     check_sandbox(&manifest)?;
     for problem in not_enforced(&manifest) {
         tracing::warn!(plugin = manifest.name, field = problem.field, "{}", problem.message);
@@ -651,6 +664,7 @@ pub(super) fn read_source(manifest: &Manifest, file: &Path) -> Result<PluginSour
         template: manifest.template().cloned(),
         instance: None,
         shared: manifest.isolation == Isolation::Shared,
+        live: None,
     })
 }
 

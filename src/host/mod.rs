@@ -19,6 +19,7 @@ mod door;
 mod errands;
 mod event;
 mod functions;
+mod guest;
 mod instance;
 mod keeper;
 mod kernels;
@@ -68,10 +69,11 @@ use crate::{
     supervision::State,
 };
 
-pub use builder::{BuildError, HostBuilder, runtime_for};
+pub use builder::{BuildError, HostBuilder, manifest_at, runtime_for};
 pub use bus::Emitted;
 pub use event::{Event, EventError};
 pub use functions::Caller;
+pub(crate) use guest::Guest;
 pub use listen::{LinkInfo, LinkStats, ListenOptions};
 pub use news::{News, Subscription};
 pub use stats::{Drops, PluginStats};

@@ -56,6 +56,7 @@
 
 mod config;
 mod error;
+mod notebook;
 mod reader;
 mod sections;
 mod template;
@@ -71,6 +72,7 @@ use crate::{language::Activation, pattern::Pattern};
 
 pub use self::{
     error::{ManifestError, Problem},
+    notebook::of_notebook,
     template::{Template, string_literal},
 };
 

@@ -143,6 +143,7 @@ impl Kernel {
         let Parts { client, inbox, death, prints, pool } = parts;
         let outbox = pool.zip(client.process().blobs());
         let outbox = outbox.map(|(pool, path)| Outbox::open(pool, path, source.sandbox.read_only)).transpose()?;
+        let cells = source.live.as_ref().map(|_| client.others_cell());
         let actor = Actor {
             name,
             members: self.members.clone(),
@@ -156,6 +157,7 @@ impl Kernel {
             prints,
             graph,
             inbox,
+            cells,
             state: State::default(),
         };
         self.keep(tokio::spawn(actor.run()));

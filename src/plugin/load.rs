@@ -77,6 +77,9 @@ pub struct PluginSource {
     pub activation: Option<Activation>,
     /// For a plugin at the basic level: code to execute for events and calls.
     pub template: Option<Template>,
+    /// Its code comes in cells that somebody else has the kernel run, who knows this key; it is served in turns between
+    /// them.
+    pub live: Option<String>,
 }
 
 /// Why a plugin could not be loaded.
@@ -274,6 +277,12 @@ impl Plugin {
         self.about.interpreter = shim.interpreter;
         self.about.carrier = Some(way.carrier);
         self.features = shim.features;
+        if source.live.is_some() {
+            // Its cells come from somebody else.
+            self.about.activation = Some(way.activation);
+            self.kernel.settle(way);
+            return Ok(());
+        }
         self.send_source(source, way, deadline).await
     }
 
@@ -336,6 +345,7 @@ impl Plugin {
             carrier: carrier.name(),
             plugin: PluginId { name: &source.name, version: &source.version },
             features: rpc::FEATURES,
+            cells: source.live.is_some(),
             folder,
             config: &source.config,
         };
@@ -414,6 +424,7 @@ pub fn launch_options(runtime: &Runtime, source: Option<&PluginSource>) -> Launc
             noise: behaviour.noise,
             limits: source.map(|source| process_limits(&source.limits)).unwrap_or_default(),
             files,
+            shared_key: source.and_then(|source| source.live.clone()),
             blobs: pool.as_ref().map(|pool| pool.path().to_owned()),
         },
         startup: source.map_or(STARTUP, |source| source.limits.startup),

@@ -12,7 +12,6 @@
 mod actor;
 #[cfg(feature = "arrow")]
 mod attachment;
-mod cell;
 mod kernel;
 mod load;
 mod member;
@@ -21,6 +20,7 @@ mod prints;
 mod spare;
 mod template;
 mod turn;
+mod visit;
 
 use std::{
     fmt,
@@ -42,14 +42,14 @@ use crate::{
     chain::{Chain, WaitGraph},
     client::{ClientError, Output, Prober, Startup, milliseconds},
     language::{Activation, Language},
-    plugin::{cell::Cell, member::Member},
+    plugin::{member::Member, visit::Visit},
     rpc::{self, Handler, LogLevel, Params, RpcError},
 };
 
-pub use cell::{CellEvent, Look};
 pub use kernel::Kernel;
 pub use load::{LoadError, PluginSource, Runtime, check_sandbox, launch_options, not_enforced};
 pub use spare::Spare;
+pub use visit::{CellEvent, Look};
 
 /// How long the shim of a shared kernel has to drop a plugin that is gone.
 const FORGET: Duration = Duration::from_secs(60);
@@ -145,6 +145,8 @@ pub enum PluginNews {
         /// What is being done.
         message: String,
     },
+    /// It has registered more since it was loaded; these are all.
+    Handlers(Vec<Handler>),
     /// Its shim sent something that the protocol does not have.
     Odd {
         /// What.
@@ -216,10 +218,12 @@ enum Mail {
     TakeBlobs,
     /// Whatever the kernel has started by now is the interpreter.
     WatchInterpreter,
-    /// To be run between two requests.
-    Cell(Cell),
-    /// If one runs.
-    InterruptCell,
+    /// To be done between two requests.
+    Visit(Visit),
+    /// Interrupt the visit, if there is one.
+    InterruptVisit,
+    /// Interrupt whatever runs: somebody asks for it who sees that it does.
+    Interrupt,
     Stop {
         grace: Duration,
         done: oneshot::Sender<()>,
@@ -358,6 +362,12 @@ impl Plugin {
             rpc::in_space(method, &mut params, space);
         }
         Ok(Job { member: self.member.clone(), method, count, params, chain: chain.clone(), deadline, reply })
+    }
+
+    /// Interrupt whatever its kernel runs, a cell or a handler, also while that waits for an answer.
+    pub async fn interrupt(&self) {
+        // Of a kernel that is gone nothing runs.
+        let _ = self.kernel.inbox.send(Mail::Interrupt).await;
     }
 
     /// Run `on_shutdown` handlers and end the kernel. When this returns there is no process and no file left. From a

@@ -81,6 +81,26 @@ impl Turn {
         Ok(PreparedTurn { road, limit_bytes })
     }
 
+    /// Not a turn yet: an ear for what the code of cells asks for, which others have the kernel run.
+    ///
+    /// # Errors
+    ///
+    /// [`TurnError::Pipe`]: the pipes cannot be opened.
+    pub fn listen(folder: &Path, limit_bytes: usize) -> Result<Self, TurnError> {
+        let road = Road::Pipe(Box::new(Pipe::listen(folder, limit_bytes).map_err(TurnError::Pipe)?));
+        Ok(PreparedTurn { road, limit_bytes }.start(None, false))
+    }
+
+    /// Of an ear: a turn begins.
+    pub fn begin(&mut self, execution: Execution) {
+        (self.execution, self.reply, self.closed_at) = (Some(execution), None, None);
+    }
+
+    /// Of a turn that was an ear: it is over.
+    pub fn cease(&mut self) {
+        self.execution = None;
+    }
+
     /// Does it stand for as long as the kernel lives?
     pub fn is_standing(&self) -> bool {
         self.is_standing
@@ -232,8 +252,11 @@ pub(super) struct PreparedTurn {
 impl PreparedTurn {
     /// The turn, once its `execute_request` was sent.
     pub fn open(self, execution: Execution, is_standing: bool) -> Turn {
+        self.start(Some(execution), is_standing)
+    }
+
+    fn start(self, execution: Option<Execution>, is_standing: bool) -> Turn {
         let Self { road, limit_bytes } = self;
-        let execution = Some(execution);
         let was_woken = false;
         Turn {
             execution,

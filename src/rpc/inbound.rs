@@ -51,6 +51,13 @@ pub enum Inbound {
         /// Which plugin's, in a shared kernel.
         space: Option<u64>,
     },
+    /// All that a plugin has registered, which is more than when it was loaded.
+    Handlers {
+        /// Those.
+        handlers: Vec<Handler>,
+        /// Which plugin's, in a shared kernel.
+        space: Option<u64>,
+    },
     /// Not a message of the protocol; counted and shown, otherwise ignored.
     Bad {
         /// Why.
@@ -184,6 +191,13 @@ impl Inbound {
                     total: params["total"].as_f64(),
                     message: params["message"].as_str().unwrap_or_default().to_owned(),
                     space: space(&params),
+                }
+            }
+            "handlers" => {
+                let mut params = params();
+                match serde_json::from_value(params["handlers"].take()) {
+                    Ok(handlers) => Self::Handlers { handlers, space: space(&params) },
+                    Err(error) => Self::Bad { reason: format!("parameters of `handlers`: {error}") },
                 }
             }
             _ => Self::Bad { reason: format!("unknown notification `{method}`") },

@@ -25,6 +25,7 @@ const FLOORS: &[&[&str]] = &[
     &["supervision"],
     &["plugin"],
     &["doctor", "host"],
+    &["relay"],
     &["cli"],
 ];
 

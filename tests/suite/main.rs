@@ -13,6 +13,7 @@
 //! - `host`: many plugins: state, crossing calls, full queues, deadlines, lossless streams
 //! - `hostile`: a kernel that misbehaves in every way we could think of
 //! - `link`: other processes attach to a running host: mirrors, stand-ins, and what is none
+//! - `notebooks`: notebook kernels: handlers in cells, live events, a plugin's place
 //! - `parsers`: broken manifests, kernelspecs, languages, notebooks, RPC messages and frames
 //! - `security`: environment, limits, sandboxes, on real kernels
 //! - `shared`: many plugins in one kernel
@@ -35,6 +36,7 @@ mod floors;
 mod host;
 mod hostile;
 mod link;
+mod notebooks;
 mod parsers;
 mod security;
 mod series;

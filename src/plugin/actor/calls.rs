@@ -54,6 +54,7 @@ impl Actor {
     pub(super) fn asked(&mut self, id: u64, plea: Result<Plea, RpcError>) {
         // A handler that was interrupted while it waited for a call, and calls again.
         self.give_up_call();
+        self.enter_cell();
         let (member, chain) = match self.state.stack.last() {
             Some(Frame::Serving { member, chain, deadline, .. }) => {
                 (member.clone(), Chain { deadline: chain.deadline.min(*deadline), ..chain.clone() })
@@ -132,6 +133,7 @@ impl Actor {
                 Ok(packed.unwrap_or_else(|| Box::<str>::from(json).into()))
             });
             self.send(rpc::response(id, result.as_deref()));
+            self.leave_cell();
         }
     }
 }

@@ -7,7 +7,7 @@ use crate::{
     language::Activation,
     plugin::{
         PluginNews, Reply,
-        actor::{Actor, Fate, Frame, Phase, Queued},
+        actor::{Actor, Fate, Frame, OpenTurn, Phase, Queued},
         gone,
         member::Member,
         turn::TurnError,
@@ -24,10 +24,13 @@ impl Actor {
     /// The turn's reply came.
     pub(super) fn turn_ended(&mut self, reply: &ExecuteReply) {
         let Some(open) = self.state.turn.take() else { return };
+        if self.cells.is_some() && !open.turn.is_standing() {
+            return self.turn_of_cells_ended(open, reply);
+        }
         self.client.clear_cancel();
         self.clean_outbox();
         match open.phase {
-            Phase::Ending { .. } => {}
+            Phase::Ending { .. } | Phase::Listening => {}
             Phase::Opening if open.turn.is_standing() => {
                 self.stand_no_more(format!("{} {}", reply.ename, reply.evalue));
             }
@@ -90,8 +93,8 @@ impl Actor {
     }
 
     pub(super) fn exited(&mut self) {
-        // A turn reports the exit itself, after what was still on its way.
-        if self.state.turn.is_none() {
+        // A turn reports the exit itself, after what was still on its way; an ear hears nothing of it.
+        if matches!(self.state.turn, None | Some(OpenTurn { phase: Phase::Listening, .. })) {
             let exit = *self.client.exit().borrow();
             let output_tail = self.client.process().output_tail().text();
             let error = match exit {

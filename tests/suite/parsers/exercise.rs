@@ -85,7 +85,7 @@ pub fn rpc(bytes: &[u8]) -> bool {
                 assert!(!reason.is_empty());
                 accepted = false;
             }
-            Inbound::Ready | Inbound::Log { .. } | Inbound::Progress { .. } => {}
+            Inbound::Ready | Inbound::Log { .. } | Inbound::Progress { .. } | Inbound::Handlers { .. } => {}
         }
     }
     accepted
