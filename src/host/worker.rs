@@ -207,7 +207,9 @@ impl Worker {
         }
         let batch = first.subscriber.batch;
         let limit = match (self.alone, batch) {
-            (0, 0) => self.window,
+            // Whoever served before may have taken more.
+            (0, 0) if server.has_feature(rpc::SERIES) => self.window,
+            (0, 0) => 1,
             (0, batch) => batch,
             _ => 1,
         };
