@@ -685,6 +685,12 @@ def _kernelbridge():
         now.server = main_thread
         leave()
 
+    def comm_msg(stream, ident, message, others=kernel.shell_handlers.get("comm_msg")):
+        if message["content"].get("comm_id") != "kernelbridge":
+            return others and others(stream, ident, message)
+        return bridge._turn_async("pipe") if now.is_async else bridge._turn("pipe")  # which ipykernel awaits
+
+    kernel.shell_handlers["comm_msg"] = comm_msg
     Bridge.Error, Bridge.Event = Error, Event
     bridge = Bridge()
     bridge._bind(Space(0, bridge), {})

@@ -297,17 +297,28 @@ impl KernelClient {
     ///
     /// [`ClientError::Gone`] or [`ClientError::Closed`]; what comes later is an [`ExecutionEvent`].
     pub async fn execute(&self, request: &content::ExecuteRequest) -> Result<Execution, ClientError> {
-        self.start(request, true).await
+        self.start("execute_request", request, true).await
     }
 
     /// As [`KernelClient::execute`], but its outputs go to [`KernelClient::take_outputs`].
     pub(crate) async fn execute_turn(&self, request: &content::ExecuteRequest) -> Result<Execution, ClientError> {
-        self.start(request, false).await
+        self.start("execute_request", request, false).await
     }
 
-    async fn start(&self, request: &content::ExecuteRequest, own_outputs: bool) -> Result<Execution, ClientError> {
+    /// Let the handler of a comm run that the kernel has. There is no reply; `idle` follows when the handler has
+    /// returned, or at once when there is no such comm.
+    pub(crate) async fn message_comm(&self, comm_id: &str) -> Result<Execution, ClientError> {
+        self.start("comm_msg", &content::CommMessage { comm_id, data: content::Empty {} }, false).await
+    }
+
+    async fn start(
+        &self,
+        msg_type: &'static str,
+        request: &impl Serialize,
+        own_outputs: bool,
+    ) -> Result<Execution, ClientError> {
         let (sender, events) = mpsc::unbounded_channel();
-        let header = self.ids.header("execute_request");
+        let header = self.ids.header(msg_type);
         let msg_id = header.msg_id.clone();
         let waiter = Waiter::Execution { events: sender, own_outputs, replied: false };
         self.send(Channel::Shell, header, None, request, Some(waiter)).await?;

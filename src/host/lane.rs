@@ -316,7 +316,7 @@ impl Face {
         let face = Self::new(plugin.handlers(), manifest, false);
         let face =
             face.map_err(|(topic, source)| BuildError::Topic { plugin: manifest.name.clone(), topic, source })?;
-        Ok(Self { about: plugin.about().clone(), ..face })
+        Ok(Self { about: plugin.about(), ..face })
     }
 
     /// Of handlers, a link's or a plugin's own.

@@ -229,7 +229,7 @@ impl Host {
             PluginInfo {
                 name: entry.name.to_string(),
                 version: entry.manifest.version.clone(),
-                about: loaded.map_or_else(|| face.about.clone(), |loaded| loaded.plugin.about().clone()),
+                about: loaded.map_or_else(|| face.about.clone(), |loaded| loaded.plugin.about()),
                 handlers: face.handlers.clone(),
                 instances: entry.active().map(|lane| lane.instance.state()).collect(),
                 spares: spares.ready,

@@ -296,7 +296,12 @@ impl Plugin {
     ) -> Result<Known, LoadError> {
         let mut tried = Vec::new();
         for carrier in Carrier::offered(language, source.carrier.or(self.kernel.carrier)) {
-            let activation = Activation::choose(&language.turn, source.activation, carrier == Carrier::Pipe);
+            // What a comm's handler shows has the last cell for a parent, which may be somebody else's.
+            let is_lonely = source.live.is_none();
+            let activation =
+                Activation::choose(&language.turn, source.activation, carrier == Carrier::Pipe).map(|activation| {
+                    if is_lonely || activation != Activation::Comm { activation } else { Activation::Execute }
+                });
             let Some(activation) = activation else {
                 let (kernelspec, activation) =
                     (runtime.kernelspec.clone(), source.activation.unwrap_or(Activation::Execute));

@@ -181,7 +181,7 @@ pub struct About {
     pub kernelspec: String,
     /// How RPC messages travel; `None` at the basic level.
     pub carrier: Option<Carrier>,
-    /// What makes it serve us; `None` at the basic level.
+    /// What makes it serve us at the moment; `None` at the basic level.
     pub activation: Option<Activation>,
     /// From launch to loaded; from a waiting kernel to loaded if there was one.
     pub startup_ms: u64,
@@ -297,8 +297,9 @@ impl Plugin {
     }
 
     /// What is known of its interpreter.
-    pub fn about(&self) -> &About {
-        &self.about
+    pub fn about(&self) -> About {
+        let activation = self.about.activation.map(|_| *self.kernel.activation.borrow());
+        About { activation, ..self.about.clone() }
     }
 
     /// What came before the start of its own: discovery, and others that were started first.

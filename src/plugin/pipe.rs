@@ -44,7 +44,7 @@ pub(super) struct Pipe {
     skipped: Option<Skipped>,
     to_host: PathBuf,
     /// Something came in this turn.
-    heard: bool,
+    pub heard: bool,
     /// The last read took all that there was room for, so there may be more.
     more: bool,
     /// The shim has closed its end, or never opened it.

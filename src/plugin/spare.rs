@@ -14,7 +14,7 @@ use crate::{
     blob::Pool,
     client::{KernelClient, LaunchOptions, Startup, milliseconds},
     connection::ConnectionInfo,
-    language::Language,
+    language::{Activation, Language},
     plugin::{
         Carrier, LoadError, PluginSource, Runtime,
         load::{execute, launch_options},
@@ -126,7 +126,7 @@ impl Spare {
             ..ExecuteRequest::new(code.clone().unwrap_or_default())
         };
         let prepared = Turn::prepare(carrier, self.client.folder(), LIMIT_BYTES)?;
-        let mut turn = prepared.open(self.client.execute_turn(&request).await?, false);
+        let mut turn = prepared.open(self.client.execute_turn(&request).await?, Activation::Execute);
         let mut is_ready = false;
         loop {
             match turn.next().await {

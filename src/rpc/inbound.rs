@@ -51,6 +51,13 @@ pub enum Inbound {
         /// Which plugin's, in a shared kernel.
         space: Option<u64>,
     },
+    /// Something that the plugin printed where its kernel would lose it.
+    Output {
+        /// `stdout` or `stderr`.
+        name: String,
+        /// What.
+        text: String,
+    },
     /// All that a plugin has registered, which is more than when it was loaded.
     Handlers {
         /// Those.
@@ -192,6 +199,11 @@ impl Inbound {
                     message: params["message"].as_str().unwrap_or_default().to_owned(),
                     space: space(&params),
                 }
+            }
+            "output" => {
+                let params = params();
+                let name = params["name"].as_str().filter(|name| *name == "stderr").unwrap_or("stdout").to_owned();
+                Self::Output { name, text: text(&params["text"]) }
             }
             "handlers" => {
                 let mut params = params();
@@ -395,6 +407,11 @@ mod tests {
             panic!()
         };
         assert_eq!(message, "m");
+        for (sent, expected) in [("stderr", "stderr"), ("stdout", "stdout"), ("else", "stdout")] {
+            let json = format!(r#"{{"method":"output","params":{{"name":"{sent}","text":"a\nb"}}}}"#);
+            let Inbound::Output { name, text } = one(&json) else { panic!() };
+            assert_eq!((name.as_str(), text.as_str()), (expected, "a\nb"));
+        }
     }
 
     #[test]

@@ -5,6 +5,7 @@
 //! - `blobs`: large values by reference: lies, sandboxes, what is left
 //! - `client`: one kernel: ask, interrupt, restart, shut down, and what is no kernel
 //! - `cli`: the program, as a user has it
+//! - `comm`: turns that a comm opens: output, interrupts, comms that are gone
 //! - `conformance`: every language folder, the same cases, over every carrier
 //! - `demo`: `kernelbridge demo`, every number of it computed again
 //! - `discover`: kernelspecs found against jupyter_client's, on random machines
@@ -27,6 +28,7 @@ mod blobs;
 mod chaos;
 mod cli;
 mod client;
+mod comm;
 mod conformance;
 mod delivery;
 mod demo;

@@ -24,7 +24,7 @@ use tokio::sync::{mpsc, oneshot, watch};
 use crate::{
     blob::{Held, Outbox, Parcel},
     chain::Chain,
-    client::KernelClient,
+    client::{ClientError, Execution, KernelClient, Output},
     language::{Activation, Language},
     plugin::{
         Carrier, Job, Mail, PluginNews, Reply, SharedGraph, Way,
@@ -61,6 +61,8 @@ pub(super) struct Actor {
     pub client: KernelClient,
     pub language: Arc<Language>,
     pub way: Way,
+    /// Told what of it is in use.
+    pub activation: watch::Sender<Activation>,
     pub limit_bytes: usize,
     /// Where its kernel puts large values.
     pub outbox: Option<Outbox>,
@@ -95,6 +97,8 @@ pub(super) struct State {
     cleaned_at: Option<Instant>,
     /// How often a standing turn ended although nobody ended it.
     fallen: u32,
+    /// What did not work; it is not tried again.
+    given_up: Option<Activation>,
     /// Requests whose turn ended under them. If another turn opens they were cancelled; if not, the interpreter is gone:
     /// Bash and Prolog restart theirs, empty, and say that all is well.
     limbo: Vec<(Reply, Arc<Member>, RpcError)>,
@@ -243,10 +247,7 @@ impl Actor {
             match happened {
                 Happened::Mail(Some(Mail::Job(job))) => self.state.queued.push_back(Queued { job, told: false }),
                 Happened::Mail(Some(Mail::Use(way))) => {
-                    self.state.worked &= way.carrier == self.way.carrier;
-                    let is_same = self.way.activation.is_standing()
-                        && (way.carrier, way.activation) == (self.way.carrier, self.way.activation);
-                    self.way = way;
+                    let is_same = self.use_way(way);
                     if !is_same {
                         self.end_turn();
                     }
@@ -285,6 +286,20 @@ impl Actor {
             // Whoever asked may have given up.
             let _ = done.send(());
         }
+    }
+
+    /// From the next turn on. Is a turn that is open one of those?
+    fn use_way(&mut self, mut way: Way) -> bool {
+        if self.state.given_up == Some(way.activation) {
+            way.activation = Activation::Execute;
+        }
+        self.state.worked &= way.carrier == self.way.carrier;
+        // Only the code that an `execute_request` runs depends on more.
+        let is_same = way.activation != Activation::Execute
+            && (way.carrier, way.activation) == (self.way.carrier, self.way.activation);
+        self.way = way;
+        self.activation.send_replace(way.activation);
+        is_same
     }
 
     fn watch_interpreter(&mut self) {
@@ -517,8 +532,29 @@ impl Actor {
     }
 
     async fn open_turn(&mut self) {
+        let opened = async {
+            if let Some(mut open) = self.state.turn.take() {
+                open.turn.begin(self.knock().await?);
+                return Ok(open.turn);
+            }
+            let prepared = Turn::prepare(self.way.carrier, self.client.folder(), self.limit_bytes)?;
+            Ok::<_, TurnError>(prepared.open(self.knock().await?, self.way.activation))
+        };
+        match opened.await {
+            Ok(turn) => {
+                self.state.turn = Some(OpenTurn { turn, phase: Phase::Opening, opened_at: Instant::now() });
+            }
+            Err(error) => self.turn_failed(error).await,
+        }
+    }
+
+    /// Send what opens a turn.
+    async fn knock(&mut self) -> Result<Execution, ClientError> {
         let (turn, Way { carrier, activation, is_async, .. }) = (&self.language.turn, self.way);
         let code = match (activation, carrier) {
+            (Activation::Comm, _) => {
+                return self.client.message_comm(turn.comm.as_deref().unwrap_or_default()).await;
+            }
             (Activation::Loop, _) => turn.standing.as_ref(),
             (Activation::Thread, _) => turn.thread.as_ref(),
             (Activation::Execute, Carrier::Pipe) => {
@@ -528,25 +564,12 @@ impl Actor {
                 turn.jupyter_async.as_ref().filter(|_| is_async).or(turn.jupyter.as_ref())
             }
         };
-        let opened = async {
-            let request = ExecuteRequest {
-                silent: turn.silent,
-                allow_stdin: carrier == Carrier::Jupyter,
-                ..ExecuteRequest::new(code.cloned().unwrap_or_default())
-            };
-            if let Some(mut open) = self.state.turn.take() {
-                open.turn.begin(self.client.execute_turn(&request).await?);
-                return Ok(open.turn);
-            }
-            let prepared = Turn::prepare(carrier, self.client.folder(), self.limit_bytes)?;
-            Ok::<_, TurnError>(prepared.open(self.client.execute_turn(&request).await?, activation.is_standing()))
+        let request = ExecuteRequest {
+            silent: turn.silent,
+            allow_stdin: carrier == Carrier::Jupyter,
+            ..ExecuteRequest::new(code.cloned().unwrap_or_default())
         };
-        match opened.await {
-            Ok(turn) => {
-                self.state.turn = Some(OpenTurn { turn, phase: Phase::Opening, opened_at: Instant::now() });
-            }
-            Err(error) => self.turn_failed(error).await,
-        }
+        self.client.execute_turn(&request).await
     }
 
     fn end_turn(&mut self) {
@@ -581,6 +604,7 @@ impl Actor {
             Inbound::Progress { done, total, message, space } => {
                 self.news(space, PluginNews::Progress { done, total, message });
             }
+            Inbound::Output { name, text } => self.prints.show(Output::Stream { name, text }, &Member::news),
             Inbound::Handlers { handlers, space } => self.news(space, PluginNews::Handlers(handlers)),
             Inbound::Bad { reason } => self.news(None, PluginNews::Odd { reason }),
         }

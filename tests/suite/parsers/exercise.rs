@@ -85,6 +85,7 @@ pub fn rpc(bytes: &[u8]) -> bool {
                 assert!(!reason.is_empty());
                 accepted = false;
             }
+            Inbound::Output { name, .. } => assert!(name == "stdout" || name == "stderr"),
             Inbound::Ready | Inbound::Log { .. } | Inbound::Progress { .. } | Inbound::Handlers { .. } => {}
         }
     }
