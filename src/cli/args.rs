@@ -51,6 +51,8 @@ pub enum Command {
         #[arg(long)]
         json: bool,
     },
+    /// List kernels that run: Jupyter's, and those of plugins
+    Kernels(KernelsArgs),
     /// Install kernels for languages, and register them for you
     Install(InstallArgs),
     /// Start kernels and report what each can really do
@@ -416,11 +418,11 @@ pub struct RunArgs {
     /// What this host is called in `kernelbridge hosts`; without it, by the number of its process.
     #[arg(long, value_name = "NAME", requires = "listen", help_heading = LISTENING)]
     pub name: Option<String>,
-    /// Let mirrors call these functions too, such as 'quake-geo.*'. Without it they read the state and no more (may be
-    /// given again).
+    /// Let those who only get copies of events call these functions too, such as 'quake-geo.*'. Without it they read the
+    /// state and no more (may be given again).
     #[arg(long, value_name = "PATTERN", requires = "listen", help_heading = LISTENING)]
     pub listen_call: Vec<Pattern>,
-    /// Let mirrors emit events of these topics (may be given again).
+    /// Let those who only get copies of events emit some of these topics (may be given again).
     #[arg(long, value_name = "PATTERN", requires = "listen", help_heading = LISTENING)]
     pub listen_emit: Vec<Pattern>,
     /// Let `kernelbridge console` run code in plugins' interpreters. Without it consoles only look.
@@ -430,6 +432,20 @@ pub struct RunArgs {
 
 /// Options of a host that listens.
 const LISTENING: &str = "Attaching while it runs";
+
+/// `kernelbridge kernels`
+#[derive(Debug, clap::Args)]
+#[command(
+    after_help = "They are looked for where `jupyter --runtime-dir` says (kernel-*.json), and in the private folders of \
+                        kernelbridge. A kernel is stale when nobody listens on its port and no process was started with its \
+                        file: then the file is all that is left, and may be deleted.\n\
+                        OURS is `plugin` for a kernel that kernelbridge started, `notebook` for its notebook kernel."
+)]
+pub struct KernelsArgs {
+    /// Print JSON.
+    #[arg(long)]
+    pub json: bool,
+}
 
 /// `kernelbridge hosts`
 #[derive(Debug, clap::Args)]

@@ -207,8 +207,9 @@ impl Worker {
         }
         let batch = first.subscriber.batch;
         let limit = match (self.alone, batch) {
-            (0, 0) => self.window,
-            (0, batch) => batch,
+            // What is served by a link now may have been served by the plugin before, which takes several.
+            (0, 0) if server.has_feature(rpc::SERIES) => self.window,
+            (0, batch) if batch > 0 => batch,
             _ => 1,
         };
         let mut bytes = first.event.data.get().len();

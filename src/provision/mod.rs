@@ -140,8 +140,8 @@ pub fn adopt(connection: ConnectionInfo, process_id: u32) -> Result<Launched, La
     let folder = Folder::new(guardian.id())?;
     folder.make_fifo(Folder::TO_HOST)?;
     folder.make_fifo(Folder::TO_PLUGIN)?;
-    let process = Process::adopt(process_id, folder, guardian)
-        .map_err(|source| LaunchError::Adopt { process_id, source })?;
+    let process =
+        Process::adopt(process_id, folder, guardian).map_err(|source| LaunchError::Adopt { process_id, source })?;
     Ok(Launched { process, connection, reservation: None })
 }
 
