@@ -185,12 +185,14 @@ impl Console {
     async fn state(&self) -> anyhow::Result<String> {
         let doing: Value = self.link.ask("state", &json!({}), SOON).await?;
         let about = &doing["about"];
+        let state = doing["state"].as_object().into_iter().flatten().filter(|(key, _)| *key != "state");
+        let details: Vec<_> = state.map(|(key, value)| format!("{key} {value}")).collect();
         Ok(format!(
-            "state: {}\nwaiting: {} events and calls\ninterpreter: {}, process {}\nkernelspec: {}, carrier {}",
-            doing["state"],
+            "state: {} ({})\nevents and calls that wait or are served: {}\ninterpreter: {}\nkernelspec: {}, carrier {}",
+            doing["state"]["state"].as_str().unwrap_or("unknown"),
+            details.join(", "),
             doing["waiting"],
             about["interpreter"].as_str().unwrap_or("none now"),
-            about["process_id"],
             about["kernelspec"].as_str().unwrap_or_default(),
             about["carrier"].as_str().unwrap_or("none"),
         ))

@@ -257,7 +257,7 @@ impl Actor {
                 Happened::Mail(Some(Mail::WatchInterpreter)) => self.watch_interpreter(),
                 Happened::Mail(Some(Mail::Visit(visit))) => self.state.visits.push_back(visit),
                 Happened::Mail(Some(Mail::InterruptVisit)) => self.interrupt_visit().await,
-                Happened::VisitOver => self.state.visit = None,
+                Happened::VisitOver => self.visit_over(),
                 Happened::Mail(Some(Mail::Stop { grace, done })) => {
                     self.cut_short();
                     self.state.visits.clear();

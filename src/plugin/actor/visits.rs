@@ -4,9 +4,10 @@ use tokio::sync::oneshot;
 
 use crate::{
     plugin::{
-        actor::{Actor, Phase},
+        actor::{Actor, Phase, Queued},
         visit::{CellEvent, Visit, watch},
     },
+    rpc::{self, ErrorKind, RpcError},
     wire::content::ExecuteRequest,
 };
 
@@ -58,6 +59,18 @@ impl Actor {
             }
         }
         self.state.visit = Some(ending);
+    }
+
+    /// Events that waited for it are handed over again, with all of their time: what is left of it may be too little, and
+    /// that is not their handlers' fault. Callers wait for nobody else's sake, so calls are begun as they are.
+    pub(super) fn visit_over(&mut self) {
+        self.state.visit = None;
+        let is_event =
+            |queued: &Queued| matches!(queued.job.method, "event" | "events" | "rows" | "columns" | rpc::SERIES);
+        while let Some(index) = self.state.queued.iter().position(is_event) {
+            let error = RpcError::new(ErrorKind::Timeout, "it waited for a console");
+            self.fail_queued(index, RpcError { not_begun: true, ..error });
+        }
     }
 
     pub(super) async fn interrupt_visit(&mut self) {
