@@ -1,4 +1,5 @@
-//! What plugins cost, language by language and carrier by carrier, beside their peers in the same run:
+//! What plugins cost, language by language, carrier by carrier and activation by activation, beside their peers in the
+//! same run:
 //! `cargo bench --bench turns [-- LANGUAGE...]`.
 //!
 //! Peers: JSON lines over a subprocess's pipes, a bare `input_request` round trip with our own client, and
@@ -18,6 +19,7 @@ use kernelbridge::{
     client::{ExecutionEvent, KernelClient, LaunchOptions},
     discover::{Environment, Languages, discover},
     host::{Host, News, runtime_for},
+    language::Activation,
     plugin::launch_options,
     wire::content::ExecuteRequest,
 };
@@ -42,6 +44,7 @@ async fn bench(wanted: &[String]) {
     table.set_header([
         "LANGUAGE",
         "CARRIER",
+        "ACTIVATION",
         "START MS",
         "RSS MB",
         "ONE-EVENT TURN MS",
@@ -58,16 +61,20 @@ async fn bench(wanted: &[String]) {
             continue;
         }
         for (carrier, code) in [("pipe", &language.turn.pipe), ("jupyter", &language.turn.jupyter)] {
-            if code.is_some() {
-                eprintln!("{} over {carrier} ...", language.name);
-                match language_row(&language.name, &conformance, carrier).await {
+            let has = |activation: &Activation| {
+                Activation::choose(&language.turn, Some(*activation), carrier == "pipe").is_some()
+            };
+            for activation in Activation::ALL.into_iter().filter(|activation| code.is_some() && has(activation)) {
+                let way = format!("{} over {carrier}, {activation}", language.name);
+                eprintln!("{way} ...");
+                match language_row(&language.name, &conformance, carrier, activation).await {
                     Ok(row) => drop(table.add_row(row)),
-                    Err(error) => eprintln!("{} over {carrier}: {error}", language.name),
+                    Err(error) => eprintln!("{way}: {error}"),
                 }
             }
         }
     }
-    for column in table.column_iter_mut().skip(2) {
+    for column in table.column_iter_mut().skip(3) {
         column.set_cell_alignment(CellAlignment::Right);
     }
     println!("{table}\n");
@@ -91,6 +98,7 @@ async fn language_row(
     name: &str,
     conformance: &Path,
     carrier: &str,
+    activation: Activation,
 ) -> Result<Vec<String>, Box<dyn std::error::Error>> {
     let dir = tempfile::tempdir()?;
     for entry in fs::read_dir(conformance)?.flatten().filter(|entry| entry.path().is_file()) {
@@ -100,6 +108,7 @@ async fn language_row(
     let mut manifest: toml::Table = fs::read_to_string(&file)?.parse()?;
     if let Some(plugin) = manifest["plugin"].as_table_mut() {
         plugin.insert("carrier".into(), carrier.into());
+        plugin.insert("activation".into(), activation.name().into());
     }
     fs::write(&file, manifest.to_string())?;
     let nest = move |caller: kernelbridge::host::Caller, (n,): (f64,)| async move {
@@ -153,6 +162,7 @@ async fn language_row(
     Ok(vec![
         name.into(),
         carrier.into(),
+        activation.name().into(),
         about.startup_ms.to_string(),
         format!("{memory:.0}"),
         format!("{:.2}", median(turns)),

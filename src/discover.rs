@@ -24,7 +24,7 @@ use std::{
 pub use environment::Environment;
 pub use languages::{LanguageFolder, LanguageNotFound, LanguageOrigin, Languages};
 pub(crate) use matching::install_hint;
-pub use matching::{NoKernelspec, Support};
+pub use matching::{NOTEBOOK, NoKernelspec, Support};
 pub use origin::{DataDir, Origin};
 pub use prefix::{Prefix, PrefixSource};
 

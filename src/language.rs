@@ -21,6 +21,9 @@ pub struct Language {
     pub aliases: Vec<String>,
     /// Extension of a plugin's entry file without the dot: `py`, `R`.
     pub extension: String,
+    /// How lines begin that only notebooks have.
+    #[serde(default)]
+    pub magics: Vec<String>,
     /// Which installed kernelspecs run this language's shim.
     pub kernelspec: KernelspecMatch,
     /// The shim; absent for a language that works at the basic level only.
@@ -64,6 +67,14 @@ pub struct Shim {
     /// It changes into the `folder` of `initialize`, so that a kernel that was started elsewhere can take a plugin.
     #[serde(default)]
     pub moves: bool,
+    /// Cells that somebody else has the kernel run can call the host, and register handlers.
+    #[serde(default)]
+    pub cells: bool,
+    /// A constant that puts `{folder}`, a text, into the variable `KERNELBRIDGE_DIR` of an interpreter that somebody else
+    /// has started.
+    pub adopt: Option<String>,
+    /// Constants that attach a notebook kernel of ours to `{host}`, and in the place of `{plugin}`.
+    pub connect: Option<[String; 2]>,
     /// It keeps several plugins apart, each in a namespace of its own, so that they can share a kernel.
     #[serde(default)]
     pub shared: bool,
@@ -77,6 +88,8 @@ pub struct Shim {
 pub enum Activation {
     /// An `execute_request` opens a turn, which ends when there is nothing more to do.
     Execute,
+    /// A `comm_msg` does, where that costs the kernel less.
+    Comm,
     /// The interpreter's own event loop watches the pipes; between two requests the kernel is idle.
     Loop,
     /// A thread of the interpreter's waits at the pipes, also while a cell runs.
@@ -85,12 +98,13 @@ pub enum Activation {
 
 impl Activation {
     /// All of them.
-    pub const ALL: [Self; 3] = [Self::Execute, Self::Loop, Self::Thread];
+    pub const ALL: [Self; 4] = [Self::Execute, Self::Comm, Self::Loop, Self::Thread];
 
     /// As in manifests.
     pub fn name(self) -> &'static str {
         match self {
             Self::Execute => "execute",
+            Self::Comm => "comm",
             Self::Loop => "loop",
             Self::Thread => "thread",
         }
@@ -98,20 +112,21 @@ impl Activation {
 
     /// The one that is wanted, or the quickest that there is; `None` when that wanted is not there.
     pub fn choose(turn: &Turn, wanted: Option<Self>, is_pipe: bool) -> Option<Self> {
-        let has = |activation| match activation {
+        let has = |activation: &Self| match activation {
             Self::Execute => true,
+            Self::Comm => is_pipe && turn.comm.is_some(),
             Self::Loop => is_pipe && turn.standing.is_some(),
             Self::Thread => is_pipe && turn.thread.is_some(),
         };
         match wanted {
-            Some(wanted) => has(wanted).then_some(wanted),
-            None => Some(if has(Self::Loop) { Self::Loop } else { Self::Execute }),
+            Some(wanted) => Some(wanted).filter(has),
+            None => [Self::Loop, Self::Comm, Self::Execute].into_iter().find(has),
         }
     }
 
     /// Does one turn stand for as long as the kernel lives?
     pub fn is_standing(self) -> bool {
-        self != Self::Execute
+        matches!(self, Self::Loop | Self::Thread)
     }
 }
 
@@ -133,6 +148,9 @@ pub struct Turn {
     pub pipe_async: Option<String>,
     /// As `jupyter`, for a plugin whose shim announced the feature `async`.
     pub jupyter_async: Option<String>,
+    /// Id of the comm that the shim registers and whose handler is a turn over the FIFO pair; absent: an
+    /// `execute_request` costs no more.
+    pub comm: Option<String>,
     /// Hands the FIFO pair to the interpreter's own event loop and returns; absent: the language has none that could
     /// watch them.
     #[serde(rename = "loop")]
@@ -363,6 +381,22 @@ mod tests {
         assert!(!lua.runs_on("Lua", &["xlua".into()]));
         assert!(lua.speaks("LUA"));
         assert_eq!(lua.turn.linger(), Duration::from_millis(5));
+    }
+
+    #[test]
+    fn the_quickest_activation_is_chosen_unless_another_is_wanted() {
+        let turn = |more: &str| Language::parse(&format!("{MINIMAL}{more}")).expect("parses").turn;
+        let (plain, comm) = (turn(""), turn("comm = \"c\""));
+        let all = turn("comm = \"c\"\nloop = \"l\"\nthread = \"t\"");
+        let chosen = [&plain, &comm, &all].map(|turn| Activation::choose(turn, None, true));
+        assert_eq!(chosen, [Activation::Execute, Activation::Comm, Activation::Loop].map(Some));
+        assert_eq!(Activation::choose(&all, None, false), Some(Activation::Execute));
+        for activation in Activation::ALL {
+            assert_eq!(Activation::choose(&all, Some(activation), true), Some(activation));
+            let is_execute = activation == Activation::Execute;
+            assert_eq!(Activation::choose(&all, Some(activation), false).is_some(), is_execute);
+            assert_eq!(Activation::choose(&plain, Some(activation), true).is_some(), is_execute);
+        }
     }
 
     #[test]

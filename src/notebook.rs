@@ -15,6 +15,8 @@ use serde::Deserialize;
 pub struct Notebook {
     /// Every code cell that is not empty.
     pub cells: Vec<Cell>,
+    /// The first raw cell tagged `plugin.toml`: its manifest, if it stands alone.
+    pub manifest: Option<String>,
     /// The kernelspec it was last run with, if it says so.
     pub kernelspec: Option<NotebookKernelspec>,
     /// `language_info.name`, or else the kernelspec's language.
@@ -102,8 +104,11 @@ impl Notebook {
         }
         let raw: RawNotebook = serde_json::from_str(text).map_err(shape)?;
         let file = path.file_name().unwrap_or(path.as_os_str()).to_string_lossy();
+        let is_manifest =
+            |cell: &&RawCell| cell.cell_type == "raw" && cell.metadata.tags.iter().any(|tag| tag == "plugin.toml");
+        let manifest = raw.cells.iter().find(is_manifest).map(|cell| cell.source.text());
         let sources = raw.cells.into_iter().filter(|cell| cell.cell_type == "code").filter_map(|cell| {
-            let source = cell.source.into_text();
+            let source = cell.source.text();
             (!source.trim().is_empty()).then_some((source, cell.metadata.tags))
         });
         let cells = sources.enumerate().map(|(i, (source, tags))| {
@@ -113,12 +118,16 @@ impl Notebook {
         let kernelspec = raw.metadata.kernelspec;
         let language = raw.metadata.language_info.map(|info| info.name);
         let language = language.or_else(|| kernelspec.as_ref()?.language.clone());
-        Ok(Self { cells: cells.collect(), kernelspec, language })
+        Ok(Self { cells: cells.collect(), manifest, kernelspec, language })
     }
 
-    /// The plugin: cells tagged neither `skip` nor `test`.
+    /// The plugin: cells tagged neither `skip` nor `test`, those tagged `setup` first, wherever they are.
     pub fn entry_cells(&self) -> impl Iterator<Item = &Cell> {
-        self.cells.iter().filter(|cell| !cell.has_tag("skip") && !cell.has_tag("test"))
+        let of = |is_setup: bool| {
+            let cells = self.cells.iter().filter(|cell| !cell.has_tag("skip") && !cell.has_tag("test"));
+            cells.filter(move |cell| cell.has_tag("setup") == is_setup)
+        };
+        of(true).chain(of(false))
     }
 
     /// Its tests: cells tagged `test`, unless they are tagged `skip` as well.
@@ -180,9 +189,9 @@ enum RawSource {
 }
 
 impl RawSource {
-    fn into_text(self) -> String {
+    fn text(&self) -> String {
         match self {
-            Self::Whole(text) => text,
+            Self::Whole(text) => text.clone(),
             Self::Lines(lines) => lines.concat(),
         }
     }
@@ -237,7 +246,7 @@ mod tests {
         let notebook = parse(&NOTEBOOK.replace("language_info", "other"));
         assert_eq!(notebook.language.as_deref(), Some("R"));
         let notebook = parse("\u{feff}{\"nbformat\": 4, \"cells\": []}");
-        assert_eq!(notebook, Notebook { cells: Vec::new(), kernelspec: None, language: None });
+        assert_eq!(notebook, Notebook { cells: Vec::new(), manifest: None, kernelspec: None, language: None });
     }
 
     #[track_caller]

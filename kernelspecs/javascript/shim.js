@@ -12,6 +12,7 @@
   const fresh = () => ({ tags: [], exports: new Map(), shutdowns: [], source: "", locate: (text) => text });
   const spaces = new Map([[0, { id: 0, name: null, config: {}, ...fresh() }]]), functions = [], owners = [];
   let current = spaces.get(0); // the one that is served
+  let cells = false; // somebody else has the kernel run code, which is no plugin's
   /** Whose code runs: also what is left in the background, in a shared kernel. */
   const own = () => storage.getStore() ?? current;
   const AsyncFunction = (async () => {}).constructor;
@@ -334,6 +335,7 @@
   }
   /** Ask the host and wait for its answer. Whoever waits, serves. */
   function request(method, params) {
+    if (!carrier && cells) return inCell(() => request(method, params));
     if (!carrier || !serving.length) throw new BridgeError("Cancelled", "no handler is running; calls belong inside one");
     const text = encode(params), id = ++sent, caller = current;
     if (!ended) say(`{"jsonrpc":"2.0","id":${id},"method":"${method}","params":${text}}`);
@@ -345,7 +347,22 @@
     }
     throw new BridgeError("Cancelled", "the turn is over");
   }
+  /** Code of a cell that somebody else has the kernel run: the pipe is open for as long as it asks for something. */
+  function inCell(work) {
+    for (const list of [serving, queue, answers]) list.length = 0;
+    pipe.open();
+    [carrier, ended, torn] = [pipe, false, false];
+    serving.push(0);
+    try {
+      return work();
+    } finally {
+      serving.length = 0;
+      ended = true;
+      release();
+    }
+  }
   function notify(method, params) {
+    if (!carrier && cells) return inCell(() => notify(method, params));
     const text = `{"jsonrpc":"2.0","method":"${method}","params":${encode({ ...params, space: own().id || undefined })}}`;
     if (carrier && !ended) carrier.note(text);
     else if (held.length < 1000) held.push(text); // from background code: the next turn takes it along
@@ -353,7 +370,8 @@
 
   // ---- Methods of the host
   const methods = {
-    initialize({ space = 0, plugin: { name }, folder, config = {} }) {
+    initialize({ space = 0, plugin: { name }, folder, config = {}, cells: areCells = false }) {
+      cells = areCells;
       const plugin = { id: space, ...fresh(), name, folder, config };
       spaces.set(space, plugin);
       move(plugin);
@@ -437,8 +455,11 @@
   // ---- What authors see
   function tag(kind, fn, more) {
     if (typeof fn !== "function") throw new TypeError(`bridge.${kind} needs a function`);
-    own().tags.push({ id: functions.push(fn) - 1, kind, ...more });
+    const { tags } = own(), same = (other) => [other.kind, other.topic, other.name].join() === [kind, more.topic, more.name].join();
+    if (cells && tags.some(same)) tags.splice(tags.findIndex(same), 1); // of a cell that is run again
+    tags.push({ id: functions.push(fn) - 1, kind, ...more });
     owners.push(own());
+    if (cells) notify("handlers", { handlers: tags });
   }
   /** The signature, and the JSDoc comment above the export or above the function it names. */
   function docOf(name, fn) {
@@ -477,6 +498,9 @@
     emit: (topic, data = null, key = undefined) => void request("emit", { topic, data, key }),
     log: Object.fromEntries(["debug", "info", "warn", "error"].map(logger)),
     progress: (done, total, message) => notify("progress", { done, total, message }),
+    // Of a notebook: live events of a running host come to its handlers, as copies or instead of a plugin's.
+    connect: ({ host = null, replace = null } = {}) => call("host.connect", { host, replace }),
+    disconnect: () => void call("host.disconnect"),
     on_shutdown: (fn) => void own().shutdowns.push(fn),
     get config() { return own().config; },
     call, state, Error: BridgeError, _turn: turn, _loop: stand, _wake: wake,

@@ -16,12 +16,12 @@ def _kernelbridge():
     # batch: requests that came together and wait; held: responses to those before them, to go together; due: when they go;
     # name, begun: what is served of them and since when; quick: what took less than 1 ms. pickles: the host takes them.
     # server: the thread that serves. handlers, shapes: by id, which no two plugins share.
-    # tags: how many handlers there were. space: the plugin whose folder and modules are in place, in a shared kernel.
+    # tags: how many handlers there were. cells: somebody else has the kernel run code, which is no plugin's. space: the plugin whose folder and modules are in place, in a shared kernel.
     now = types.SimpleNamespace(batch=collections.deque(), held=[], due=0, name=None, begun=0, quick=set(), pickles=False,
                                 server=main_thread, carrier=None, ended=True, served=0, asked=0,
                                 notes=collections.deque(maxlen=10000), quiet=0,
                                 shielded=True, interrupted=False, task=None, awaited=None, is_async=False,
-                                handlers={}, shapes={}, tags=0, space=None)
+                                handlers={}, shapes={}, tags=0, space=None, cells=False)
 
     class Error(Exception):
         """A call of the host or of another plugin failed; `kind`, `message` and `data` are the protocol's."""
@@ -242,7 +242,28 @@ def _kernelbridge():
                 now.served = id if method else now.served
                 return message
 
+    @contextlib.contextmanager
+    def cell():  # of somebody else's, while no turn is open: the pipe is, for as long as it asks for something
+        previous, now.shielded = signal.signal(signal.SIGINT, interrupt), True
+        try:
+            try:
+                pipe = Pipe()
+            except OSError:
+                raise Error("Gone", "no host is attached to this kernel any more") from None
+            with contextlib.closing(pipe) as now.carrier:
+                now.batch.clear()
+                now.held, now.ended = [], False
+                yield
+        finally:
+            now.carrier, now.ended = None, True
+            signal.signal(signal.SIGINT, previous)
+
+    def is_cell(): return now.cells and now.carrier is None and threading.get_ident() == main_thread
+
     def request(method, params):  # and serve the host until it answers: whoever waits, serves
+        if is_cell():
+            with cell():
+                return request(method, params)
         if now.carrier is None or threading.get_ident() != now.server:
             raise Error("Cancelled", "no turn is open here: calls belong inside a handler, in the main thread")
         with contextlib.suppress(ValueError):  # there is no frame so deep; what follows must not fail in the middle
@@ -262,7 +283,10 @@ def _kernelbridge():
     def notify(method, params, space=None):
         params.update({"space": space.id} if space and space.id else {})
         now.notes.append(b'{"jsonrpc":"2.0","method":"%b","params":%b}' % (method, dump(params)))
-        if now.carrier and threading.get_ident() == now.server and time.monotonic() >= now.quiet:
+        if is_cell():
+            with cell(), Shield():
+                send()
+        elif now.carrier and threading.get_ident() == now.server and time.monotonic() >= now.quiet:
             with Shield():
                 send()
                 while isinstance(now.carrier, Stdin) and '"continue"' not in now.carrier.receive():
@@ -454,14 +478,17 @@ def _kernelbridge():
         space.folder, space.name = params.get("folder"), space.bridge.plugin.get("name", "")
         if id and not now.space:
             now.space = space
+        now.cells = params.get("cells", False)
+        if now.cells:
+            kernel.shell.register_magic_function(magic, magic_name="bridge")
         if space.folder:
             os.chdir(space.folder)
         move(id and space)
         features = ["async", "blob", "bytes", "series", "rows", "columns", "shared"]
         if params.get("carrier") == "pipe":  # over `jupyter` each response is a prompt, and waits for its answer
             features.append("batch")
-            now.pickles = "pickle" in params.get("features", ()) and pickled({"a": [None]})
-            features += ["pickle"] * bool(now.pickles)
+        now.pickles = params.get("carrier") == "pipe" and "pickle" in params.get("features", ()) and bool(pickled([None]))
+        features += ["pickle"] * now.pickles
         if "arrow" in params.get("features", ()) and importlib.util.find_spec("pyarrow"):
             features.append("arrow")
         interpreter = f"Python {platform.python_version()}, ipykernel {ipykernel.__version__}"
@@ -563,6 +590,14 @@ def _kernelbridge():
                "call": lambda params: find(space_of(params).exports, params["name"], "function")(*params["args"])}
 
     # ---- What the author sees
+    def magic(line):  # %bridge connect [HOST] [replace PLUGIN], %bridge disconnect
+        command, *words = line.split() or [""]
+        replace = words.pop() if words[-2:-1] == ["replace"] else None
+        host = next((word for word in words if word != "replace"), None)
+        if command not in ("connect", "disconnect"):
+            raise ValueError("%bridge connect [HOST] [replace PLUGIN], or %bridge disconnect")
+        return bridge.connect(host, replace) if command == "connect" else bridge.disconnect()
+
     def register(space, function, **tags):
         if not callable(function):  # a decorator with arguments
             return functools.partial(register, space, **{**tags, "name": function or tags.get("name")})
@@ -575,8 +610,14 @@ def _kernelbridge():
             space.exports[tags["name"]], tags["doc"] = function, inspect.getdoc(function) or ""
         if space.id:
             homes[tags["id"]] = space
+        if now.cells:  # one that is run again
+            same = operator.itemgetter("kind", "name")
+            for old in [it for it in space.tags if same(it) == same(tags) and it.get("topic") == tags.get("topic")]:
+                space.tags.remove(old), now.handlers.pop(old["id"])
         space.tags.append(tags)
         now.is_async |= inspect.iscoroutinefunction(inspect.unwrap(function))
+        if now.cells:
+            notify(b"handlers", {"handlers": space.tags}, space)
         return function
 
     class State:
@@ -616,6 +657,9 @@ def _kernelbridge():
         def on_shutdown(self, function): return self._space.farewells.append(function) or function
         def call(self, name, *args): return request(b"call", {"name": name, "args": args})
         def emit(self, topic, data=None, key=None): request(b"emit", {"topic": topic, "data": data, "key": key})
+        # Of a notebook: live events of a running host come to its handlers, as copies or instead of a plugin's.
+        def connect(self, host=None, replace=None): return self.call("host.connect", {"host": host, "replace": replace})
+        def disconnect(self): return self.call("host.disconnect")
         def progress(self, done, total=None, message=None):
             notify(b"progress", {"done": done, "total": total, "message": message}, self._space)
         def _turn(self, carrier): at_once(self._turn_async(carrier, apart=True))
@@ -683,6 +727,12 @@ def _kernelbridge():
         now.server = main_thread
         leave()
 
+    def comm_msg(stream, ident, message, others=kernel.shell_handlers.get("comm_msg")):
+        if message["content"].get("comm_id") != "kernelbridge":
+            return others and others(stream, ident, message)
+        return bridge._turn_async("pipe") if now.is_async else bridge._turn("pipe")  # which ipykernel awaits
+
+    kernel.shell_handlers["comm_msg"] = comm_msg
     Bridge.Error, Bridge.Event = Error, Event
     bridge = Bridge()
     bridge._bind(Space(0, bridge), {})

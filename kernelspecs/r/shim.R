@@ -10,9 +10,12 @@ local({
   blobs <- 0           # files of large values so far
   sent <- served <- 0  # ids of our last request and of the host's
   drawn <- FALSE       # something was plotted since the last response
+  printed <- NULL      # in a comm's turn: the file that prints go to until they are sent
+  canvas <- 0L         # the device that was opened last for want of another
   handlers <- list()   # by id, which no two plugins share
   spaces <- list()     # the plugins: one in space 0, or several that share the kernel
   here <- NULL         # the one whose folder is in place
+  cells <- FALSE       # somebody else has the kernel run code, which is no plugin's
   cell <- NULL         # while loading: srcfile and first line of the running expression
   `%||%` <- function(a, b) if (is.null(a)) b else a  # base has it since R 4.4
 
@@ -229,12 +232,29 @@ local({
     if (grepl("^[^{]*[{][^{}]*\"method\":\"columns\"", substr(text, 1L, 80L))) decode_columns(text) else decode(text)
   }
   notify <- function(method, params) {
+    if (ended && cells) return(in_cell(notify(method, params)))
     if (!ended) suspendInterrupts({
       say("\"method\":\"", method, "\",\"params\":", encode(params))
       if (is.null(up)) while (!identical(hear()$method, "continue")) NULL
     })
   }
+  # Code of a cell asks for something while no turn is open: the pipes are, for as long as that takes.
+  in_cell <- function(value) suspendInterrupts({
+    on.exit({
+      for (file in list(up, down)) if (!is.null(file)) close(file)
+      up <<- down <<- NULL
+      ended <<- TRUE
+    })
+    ended <<- FALSE
+    open_pipes()
+    value
+  })
+  open_pipes <- function() {  # "e" is O_CLOEXEC, and the mode must end in "b"
+    up <<- file(file.path(Sys.getenv("KERNELBRIDGE_DIR"), "to-host"), "web", raw = TRUE)
+    down <<- file(file.path(Sys.getenv("KERNELBRIDGE_DIR"), "to-plugin"), "reb", raw = TRUE)
+  }
   request <- function(method, params) {
+    if (ended && cells) return(in_cell(request(method, params)))
     params <- tryCatch(encode(params), error = function(e) fail("Invalid", conditionMessage(e)))
     if (!ended) suspendInterrupts({
       id <- sent <<- sent + 1
@@ -308,14 +328,73 @@ local({
 
   # evaluate keeps prints until the cell ends and IRkernel keeps plots, but a turn is long: both go out per response.
   show_output <- function() {
-    evaluate::flush_console()
+    if (is.null(printed)) evaluate::flush_console() else send_printed()
     if (drawn) try(silent = TRUE, {
-      drawn <<- FALSE
-      for (hook in getHook("before.plot.new")) hook()
-      executor <- environment(getOption("jupyter.base_display_func"))$.self
-      if (!is.null(executor$last_recorded_plot)) executor$send_plot(executor$last_recorded_plot)
-      executor$last_recorded_plot <- NULL
+      if (is.null(printed)) for (hook in getHook("before.plot.new")) hook() else record(if_page_is_full = FALSE)
+      kernel <- executor()
+      if (!is.null(kernel$last_recorded_plot)) kernel$send_plot(kernel$last_recorded_plot)
+      kernel$last_recorded_plot <- NULL
     })
+    drawn <<- FALSE
+  }
+  executor <- function() environment(getOption("jupyter.base_display_func"))$.self
+
+  # ---- In a comm's turn evaluate is not there to see what author code prints and plots; it would cost as much as the
+  # whole turn.
+  send_printed <- function() suspendInterrupts({
+    size <- seek(printed, rw = "write")
+    if (size) {
+      bytes <- readBin(printed, raw(), size)
+      for (rw in c("read", "write")) seek(printed, 0, rw = rw)
+      truncate(printed)
+      send_output("stdout", rawToChar(bytes[bytes != 0L]))
+    }
+  })
+  send_output <- function(name, text) {
+    if (!validUTF8(text)) text <- iconv(text, "UTF-8", "UTF-8", sub = "byte")
+    bytes <- charToRaw(text)
+    starts <- seq(1L, length(bytes), by = 65536L)
+    for (i in 1:3) starts <- starts - ((bytes[starts] & as.raw(0xc0)) == 0x80)  # cut no character
+    for (part in Map(function(from, to) rawToChar(bytes[from:to]), starts, c(starts[-1L] - 1L, length(bytes)))) {
+      Encoding(part) <- "UTF-8"
+      notify("output", list(name = name, text = part))
+    }
+  }
+  # Of the canvas only: what an author's own device draws goes where the author wants it.
+  record <- function(if_page_is_full = TRUE) {
+    if (is.null(printed) || !drawn || dev.cur() != canvas || (if_page_is_full && !par("page"))) return()
+    plot <- recordPlot()
+    if (length(plot[[1L]])) executor()$handle_graphics(plot)
+  }
+  captured <- function(value) {
+    depth <- sink.number()
+    printed <<- file("", "w+b")
+    sink(printed)
+    old <- options(try.outFile = printed)
+    on.exit({
+      while (sink.number() > depth) sink()
+      try(close(printed), silent = TRUE)
+      printed <<- NULL
+      options(old)
+      if (canvas %in% dev.list()) dev.off(canvas)
+      canvas <<- 0L
+    })
+    # As evaluate and IRkernel have it.
+    withCallingHandlers(value,
+      message = function(m) {
+        send_printed()
+        send_output("stderr", conditionMessage(m))
+        invokeRestart("muffleMessage")
+      },
+      warning = function(w) {
+        if (getOption("warn") >= 2) return()
+        if (getOption("warn") >= 0) {
+          send_printed()
+          call <- if (!is.null(conditionCall(w))) paste(" in", deparse(conditionCall(w), nlines = 1L)[[1L]])
+          send_output("stderr", paste0("Warning message", call, ":\n", dQuote(conditionMessage(w)), "\n"))
+        }
+        invokeRestart("muffleWarning")
+      })
   }
 
   # ---- One function for each message of the host
@@ -338,6 +417,7 @@ local({
       space$folder <- params$folder
       space$name <- params$plugin$name
       here <<- NULL
+      cells <<- isTRUE(params$cells)
       move(space)
       # On `jupyter` a response waits for the host's next message, and the rest of an array would wait with it.
       features <- as.list(c("blob", "series", "columns", "shared", if (!is.null(up)) c("batch", "packed")))
@@ -360,7 +440,7 @@ local({
           invoke(eval, list(code[[i]], space))
         }
       }
-      list(handlers = lapply(unname(handlers[plugin$ids]), function(h) h[!names(h) %in% c("fn", "space")]), async = FALSE)
+      list(handlers = tags_of(plugin), async = FALSE)
     },
     event = run_handler, filter = run_handler,
     events = function(params) {
@@ -408,6 +488,7 @@ local({
       for (fn in space$shutdowns) invoke(fn, list())
     })
   space_of <- function(params) spaces[[paste(params$space %||% 0)]] %||% not_found("no space ", params$space)
+  tags_of <- function(space) lapply(unname(handlers[space$ids]), function(h) h[!names(h) %in% c("fn", "space")])
   # What it registered.
   forget <- function(space) {
     for (id in space$ids) handlers[id] <<- list(NULL)
@@ -450,10 +531,13 @@ local({
   }
   milliseconds <- function() unclass(Sys.time()) * 1000
 
+  # IRkernel swallows what a comm's handler raises, and an interrupt that it does not catch itself ends the kernel.
+  comm_turn <- function(data) tryCatch(suspendInterrupts(captured(run_turn("pipe"))), interrupt = function(i) NULL,
+    error = function(e) cat("kernelbridge:", conditionMessage(e), "\n", file = stderr()))
   forget_interrupt <- function() tryCatch(allowInterrupts(Sys.sleep(0)), interrupt = function(i) NULL)
   run_turn <- function(via) {
     on.exit({
-      for (file in list(up, down)) if (!is.null(file)) close(file)
+      for (file in list(up, down)) if (!is.null(file)) try(close(file), silent = TRUE)  # an author may have closed all
       set_readline(ask)
       up <<- down <<- heard <<- NULL
       ended <<- TRUE
@@ -462,10 +546,7 @@ local({
     ended <<- FALSE
     ask <<- base::readline  # IRkernel puts its own there at every execute_request
     set_readline(keyboard)
-    if (via == "pipe") {    # "e" is O_CLOEXEC, and the mode must end in "b"
-      up <<- file(file.path(Sys.getenv("KERNELBRIDGE_DIR"), "to-host"), "web", raw = TRUE)
-      down <<- file(file.path(Sys.getenv("KERNELBRIDGE_DIR"), "to-plugin"), "reb", raw = TRUE)
-    }
+    if (via == "pipe") open_pipes()
     say("\"method\":\"ready\"")
     while (!ended) {
       message <- hear()
@@ -491,11 +572,17 @@ local({
     id <- length(handlers) + 1L
     name <- if (is.call(name)) topic else as.character(name)
     handlers[[id]] <<- list(id = id, kind = kind, topic = topic, name = name, ..., fn = fn, space = space)
+    if (cells) for (old in space$ids) if (identical(handlers[[old]][c("kind", "topic", "name")], handlers[[id]][c("kind", "topic", "name")])) {
+      handlers[old] <<- list(NULL)  # of a cell that is run again
+      space$ids <- setdiff(space$ids, old)
+    }
     space$ids <- c(space$ids, id)
+    if (cells) notify("handlers", list(handlers = tags_of(space), space = space$id))
     invisible(fn)
   }
   # The roxygen comment right above a function's source, or above the expression that exports it.
   roxygen <- function(fn) {
+    if (is.null(cell)) return("")
     ref <- attr(fn, "srcref")
     for (line in c(if (identical(attr(ref, "srcfile"), cell$file)) ref[[1L]], cell$line)) {
       first <- line
@@ -525,6 +612,9 @@ local({
       },
       call = host_call,
       emit = function(topic, data = NULL, key = NULL) invisible(request("emit", list(topic = topic, data = data, key = key))),
+      # Of a notebook: live events of a running host come to its handlers, as copies or instead of a plugin's.
+      connect = function(host = NULL, replace = NULL) host_call("host.connect", list(host = host, replace = replace)),
+      disconnect = function() invisible(host_call("host.disconnect")),
       state = list(
         get = function(key, default = NULL) host_call("state.get", key) %||% default,
         set = function(key, value) invisible(host_call("state.set", key, value)),
@@ -556,7 +646,21 @@ local({
 
   if (!l10n_info()[["UTF-8"]]) Sys.setlocale("LC_CTYPE", "C.UTF-8")
   options(expressions = 50000)  # nested host calls use up the default of 5000
-  for (hook in c("plot.new", "persp", "grid.newpage")) setHook(hook, function(...) drawn <<- TRUE)
+  for (hook in c("before.plot.new", "persp", "before.grid.newpage")) setHook(hook, function(...) record())
+  for (hook in c("plot.new", "persp", "grid.newpage")) setHook(hook, function(...) {
+    drawn <<- drawn || is.null(printed) || dev.cur() == canvas
+  })
+  device <- getOption("device")
+  options(device = function(...) {
+    match.fun(device)(...)
+    dev.control(displaylist = "enable")
+    canvas <<- dev.cur()
+  })
+  try(silent = TRUE, {
+    comm <- IRkernel::comm_manager()$new_comm("kernelbridge", "kernelbridge")
+    comm$on_msg(comm_turn)
+    IRkernel::comm_manager()$register_comm(comm)
+  })
   # getPass() hides IRkernel's own, further down the search path.
   attach(list(bridge = bridge, getPass = keyboard), name = "kernelbridge", warn.conflicts = FALSE)
 })

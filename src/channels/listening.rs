@@ -136,6 +136,33 @@ fn is_listed(table: &str, port: u16) -> bool {
     })
 }
 
+/// The process that listens on a kernel's shell port; `None` where nobody does, or nobody may know.
+pub fn process_of(connection: &ConnectionInfo) -> Option<u32> {
+    let port = connection.shell_port;
+    let inode = if connection.transport == "ipc" {
+        let path = format!("{}-{port}", connection.ip);
+        let table = fs::read_to_string("/proc/net/unix").ok()?;
+        // Num RefCount Protocol Flags Type St Inode Path
+        table.lines().find_map(|line| {
+            let mut fields = line.split_ascii_whitespace();
+            let inode = fields.nth(6)?;
+            (fields.next() == Some(&path)).then(|| inode.to_owned())
+        })?
+    } else {
+        let table = fs::read_to_string("/proc/net/tcp").ok()?;
+        let table = table + &fs::read_to_string("/proc/net/tcp6").unwrap_or_default();
+        table.lines().find(|line| is_listed(line, port))?.split_ascii_whitespace().nth(9)?.to_owned()
+    };
+    let socket = format!("socket:[{inode}]");
+    let processes = fs::read_dir("/proc").ok()?.flatten();
+    let mut ids = processes.filter_map(|entry| entry.file_name().to_str()?.parse::<u32>().ok());
+    ids.find(|id| {
+        // Processes of others cannot be looked into.
+        let files = fs::read_dir(format!("/proc/{id}/fd")).into_iter().flatten().flatten();
+        files.filter_map(|file| fs::read_link(file.path()).ok()).any(|link| link.as_os_str() == socket.as_str())
+    })
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -181,6 +208,26 @@ mod tests {
                 assert!(!lookout.all(&connection, &[ports[0], port]).expect("told"), "{lookout:?} {port}");
             }
         }
+    }
+
+    #[test]
+    fn whoever_listens_is_found() {
+        use std::{net::TcpListener, os::unix::net::UnixListener};
+
+        let mut connection: ConnectionInfo = serde_json::from_value(serde_json::json!({
+            "transport": "tcp", "ip": "127.0.0.1", "shell_port": 0, "iopub_port": 0, "stdin_port": 0, "control_port": 0,
+            "hb_port": 0, "signature_scheme": "", "key": ""
+        }))
+        .expect("a connection");
+        let listener = TcpListener::bind("127.0.0.1:0").expect("a port");
+        connection.shell_port = listener.local_addr().expect("an address").port();
+        assert_eq!(process_of(&connection), Some(std::process::id()));
+        drop(listener);
+        assert_eq!(process_of(&connection), None);
+        let dir = tempfile::tempdir().expect("a folder");
+        (connection.transport, connection.ip) = ("ipc".into(), dir.path().join("k").to_string_lossy().into_owned());
+        let _listener = UnixListener::bind(dir.path().join(format!("k-{}", connection.shell_port))).expect("a socket");
+        assert_eq!(process_of(&connection), Some(std::process::id()));
     }
 
     #[test]

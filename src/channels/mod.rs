@@ -18,6 +18,7 @@ use crate::{
     zmtp::{self, GreetingError, ProtocolError, Refusal, SocketType},
 };
 
+pub use listening::process_of;
 use peer::Peer;
 
 /// Largest message that is read; a larger one is passed over.

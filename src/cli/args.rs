@@ -4,7 +4,7 @@ use std::{path::PathBuf, time::Duration};
 
 use clap::{ArgAction, Parser, Subcommand, ValueHint};
 
-use crate::manifest::units::parse_duration;
+use crate::{manifest::units::parse_duration, pattern::Pattern};
 
 /// The database of the shared state, if none is named.
 pub const DEFAULT_STATE: &str = "kernelbridge.db";
@@ -57,12 +57,22 @@ pub enum Command {
     Doctor(DoctorArgs),
     /// Make a new plugin: manifest, source, a test and a README
     New(NewArgs),
+    /// Notebooks with `bridge` in them: register kernels for Jupyter, turn notebooks into plugins
+    Notebook(NotebookArgs),
+    /// Attach a kernel that a notebook runs in to a running host
+    Attach(AttachArgs),
     /// Run the tests of plugins: `*.test.json`, and notebook cells tagged `test`
     Test(TestArgs),
     /// Stream events through plugins: NDJSON in, results and emitted events out
     Run(RunArgs),
     /// Call one exported function and print its result
     Call(CallArgs),
+    /// List hosts that run and let others attach (`run --listen`)
+    Hosts(HostsArgs),
+    /// Run code, complete and inspect in the interpreter of a plugin that runs
+    Console(ConsoleArgs),
+    /// Write events of a running host to a file, for `run --events` and for tests
+    Record(RecordArgs),
     /// Look at or change the shared state in a database file
     State(StateArgs),
     /// Look at events that were given up, deliver them again, or drop them
@@ -82,6 +92,9 @@ pub enum Command {
         #[arg(value_hint = ValueHint::DirPath)]
         dir: Option<PathBuf>,
     },
+    /// For Jupyter: be a notebook's kernel
+    #[command(hide = true)]
+    Kernel(KernelArgs),
     /// For `doctor`: start a kernel, then wait to be killed
     #[command(hide = true)]
     HoldKernel {
@@ -161,6 +174,113 @@ pub struct NewArgs {
     /// Write a notebook instead of a source file.
     #[arg(long)]
     pub notebook: bool,
+}
+
+/// `kernelbridge kernel`
+#[derive(Debug, clap::Args)]
+pub struct KernelArgs {
+    /// The language, by name or alias.
+    #[arg(long)]
+    pub language: String,
+    /// The kernelspec behind it, if not the language's.
+    #[arg(long, value_name = "KERNELSPEC")]
+    pub kernel: Option<String>,
+    /// Plugins for the host behind `bridge`.
+    #[arg(long, value_name = "PLUGIN")]
+    pub plugins: Vec<PathBuf>,
+    /// The connection file.
+    #[arg(short = 'f', long = "connection-file", value_name = "FILE")]
+    pub connection_file: PathBuf,
+}
+
+/// `kernelbridge attach`
+#[derive(Debug, clap::Args)]
+#[command(
+    after_help = "The kernel, which JupyterLab or anybody else has started, gets `bridge`: handlers that its cells define from \
+                        then on receive copies of the host's live events, or take a plugin's place, until Ctrl-C. \
+                        The kernel goes on.\n\
+                        In a notebook kernel of kernelbridge, `bridge.connect()` does the same from inside.\n\
+                        Example:\n  kernelbridge attach ~/.local/share/jupyter/runtime/kernel-1234.json --replace quake-rate"
+)]
+pub struct AttachArgs {
+    /// The kernel's connection file, or a part of its name in Jupyter's runtime folder.
+    #[arg(value_name = "KERNEL", value_hint = ValueHint::FilePath)]
+    pub kernel: String,
+    /// The host, by name, process id or socket; the only one that listens, if there is one.
+    #[arg(long, value_name = "HOST")]
+    pub host: Option<String>,
+    /// Take this plugin's place, instead of getting copies.
+    #[arg(long, value_name = "PLUGIN")]
+    pub replace: Option<String>,
+    /// The kernel's language, if its connection file does not say which kernelspec it is of.
+    #[arg(long)]
+    pub language: Option<String>,
+}
+
+/// `kernelbridge notebook`
+#[derive(Debug, clap::Args)]
+pub struct NotebookArgs {
+    /// What to do.
+    #[command(subcommand)]
+    pub command: NotebookCommand,
+}
+
+/// What to do for notebooks.
+#[derive(Debug, Subcommand)]
+pub enum NotebookCommand {
+    /// Register kernels for Jupyter in which `bridge` is there
+    #[command(
+        after_help = "Without LANGUAGE: every language that is installed and can. They are called `Python (kernelbridge)`, \
+                            `R (kernelbridge)` and so on; the stock kernel runs behind them, unchanged.\n\
+                            Example:\n  kernelbridge notebook install python r && jupyter lab"
+    )]
+    Install {
+        /// Languages, by name or alias.
+        #[arg(value_name = "LANGUAGE")]
+        languages: Vec<String>,
+        /// The kernelspec to run behind it, if not the language's: that of your own environment.
+        #[arg(long, value_name = "KERNELSPEC")]
+        kernel: Option<String>,
+        /// A plugin for the host behind `bridge`, so that notebooks can call it (may be given again).
+        #[arg(long, value_name = "PLUGIN", value_hint = ValueHint::AnyPath)]
+        plugin: Vec<PathBuf>,
+    },
+    /// List the kernels that are registered
+    List {
+        /// Print JSON.
+        #[arg(long)]
+        json: bool,
+    },
+    /// Make a new plugin that is a notebook, with sample events to try it on
+    #[command(after_help = "Example:\n  kernelbridge notebook new quake-rate --language r && jupyter lab quake-rate")]
+    New {
+        /// Its name: lower case letters, digits and `-`. Also the name of its folder.
+        name: String,
+        /// The language, by name or alias.
+        #[arg(long)]
+        language: String,
+        /// Make its folder in this one.
+        #[arg(long, value_name = "DIR", default_value = ".", value_hint = ValueHint::DirPath)]
+        dir: PathBuf,
+        /// Events to try it on: NDJSON, each line with `topic` and `data`, as `kernelbridge record` writes them.
+        #[arg(long, value_name = "FILE", value_hint = ValueHint::FilePath)]
+        events: Option<PathBuf>,
+    },
+    /// Write a notebook's cells as a plugin with a source file
+    Export {
+        /// The notebook.
+        #[arg(value_hint = ValueHint::FilePath)]
+        notebook: PathBuf,
+        /// The new folder, if not the plugin's name beside the notebook.
+        #[arg(long, value_name = "DIR", value_hint = ValueHint::DirPath)]
+        dir: Option<PathBuf>,
+    },
+    /// Remove kernels from Jupyter again
+    Remove {
+        /// Languages, by name or alias; without any, all of them.
+        #[arg(value_name = "LANGUAGE")]
+        languages: Vec<String>,
+    },
 }
 
 /// The format of test files, in lines that fit everywhere.
@@ -288,6 +408,89 @@ pub struct RunArgs {
     /// Write changes of plugins' states to the output, and at the end a line of type `summary` instead of a table.
     #[arg(long)]
     pub json: bool,
+    /// Let other processes of yours attach while it runs, such as `kernelbridge record` and notebooks: on a socket in your
+    /// runtime folder, or at PATH.
+    #[arg(long, value_name = "PATH", num_args = 0..=1, require_equals = true, value_hint = ValueHint::FilePath,
+          help_heading = LISTENING)]
+    pub listen: Option<Option<PathBuf>>,
+    /// What this host is called in `kernelbridge hosts`; without it, by the number of its process.
+    #[arg(long, value_name = "NAME", requires = "listen", help_heading = LISTENING)]
+    pub name: Option<String>,
+    /// Let mirrors call these functions too, such as 'quake-geo.*'. Without it they read the state and no more (may be
+    /// given again).
+    #[arg(long, value_name = "PATTERN", requires = "listen", help_heading = LISTENING)]
+    pub listen_call: Vec<Pattern>,
+    /// Let mirrors emit events of these topics (may be given again).
+    #[arg(long, value_name = "PATTERN", requires = "listen", help_heading = LISTENING)]
+    pub listen_emit: Vec<Pattern>,
+    /// Let `kernelbridge console` run code in plugins' interpreters. Without it consoles only look.
+    #[arg(long, requires = "listen", help_heading = LISTENING)]
+    pub allow_console: bool,
+}
+
+/// Options of a host that listens.
+const LISTENING: &str = "Attaching while it runs";
+
+/// `kernelbridge hosts`
+#[derive(Debug, clap::Args)]
+#[command(after_help = "A host listens if it was started with `kernelbridge run --listen`, or by a program with \
+                        `HostBuilder::listen`.\nWhat hosts that were killed have left behind is removed.")]
+pub struct HostsArgs {
+    /// Print JSON.
+    #[arg(long)]
+    pub json: bool,
+}
+
+/// `kernelbridge console`
+#[derive(Debug, clap::Args)]
+#[command(
+    after_help = "Examples:\n  kernelbridge console quake-rate\n  kernelbridge console quake-rate -c 'len(seen)'\n  \
+                        kernelbridge console quake-rate < fix.py\n\n\
+                        It is the interpreter that serves the host's events: what you change is changed. Events and calls \
+                        wait while your code runs, and it says how long they did; Ctrl-C interrupts the code. Handlers \
+                        that are running end first.\n\
+                        Tab completes, `name?` inspects, `:state` tells how the plugin is doing, Ctrl-D ends.\n\
+                        A host that was started without --allow-console lets you complete, inspect and see the state, but \
+                        run nothing.\n\
+                        Exit status 1: the code failed."
+)]
+pub struct ConsoleArgs {
+    /// The plugin.
+    pub plugin: String,
+    /// The host: its name or process in `kernelbridge hosts`, or the path of its socket. Not needed if only one runs.
+    #[arg(long, value_name = "NAME|PATH")]
+    pub host: Option<String>,
+    /// Run this and end. Without it, and if stdin is no terminal, what comes from there is run.
+    #[arg(short, long, value_name = "CODE", allow_hyphen_values = true)]
+    pub code: Option<String>,
+    /// Save plots and other images into this folder.
+    #[arg(long, value_name = "DIR", default_value = ".", value_hint = ValueHint::DirPath)]
+    pub outputs: PathBuf,
+}
+
+/// `kernelbridge record`
+#[derive(Debug, clap::Args)]
+#[command(after_help = "Example:\n  kernelbridge record --topic 'quake.*' -n 100 -o quakes.ndjson\n  \
+                        kernelbridge run my-plugin --events quakes.ndjson\n\n\
+                        Each line is an event as `kernelbridge run --events` reads it without --topic, and as `emit` in a \
+                        test case: {\"topic\": ..., \"key\": ..., \"data\": ...}. They are events as they are \
+                        after the filters.\n\
+                        The host does not wait for this program: if it is slower than the events, the oldest are left \
+                        out, and it says how many.\n\
+                        Exit status 2 also if the host ended before there were N events; those there are stay.")]
+pub struct RecordArgs {
+    /// Topics of the events, with `*` for anything (may be given again).
+    #[arg(long, value_name = "PATTERN", default_value = "*")]
+    pub topic: Vec<Pattern>,
+    /// Stop after so many events. Without it, at Ctrl-C or when the host ends.
+    #[arg(short = 'n', long, value_name = "N", value_parser = clap::value_parser!(u64).range(1..))]
+    pub count: Option<u64>,
+    /// The host: its name or process in `kernelbridge hosts`, or the path of its socket. Not needed if only one runs.
+    #[arg(long, value_name = "NAME|PATH")]
+    pub host: Option<String>,
+    /// Where they go, `-` for stdout.
+    #[arg(short, long, value_name = "FILE", default_value = "-", value_hint = ValueHint::FilePath)]
+    pub out: PathBuf,
 }
 
 /// `kernelbridge call`

@@ -1,14 +1,13 @@
 //! `kernelbridge call`
 
-use std::{fs, path::PathBuf};
+use std::path::PathBuf;
 
 use anyhow::{Context, bail};
 use serde_json::value::{RawValue, to_raw_value};
 
 use crate::{
     cli::{Ending, args::CallArgs, plugins, printer::Printer},
-    host::Host,
-    manifest::Manifest,
+    host::{Host, manifest_at},
     suggest::did_you_mean,
 };
 
@@ -58,8 +57,7 @@ fn chosen(args: &CallArgs, plugin: &str) -> anyhow::Result<Vec<PathBuf>> {
     }
     let mut names = Vec::new();
     for path in &found {
-        let text = fs::read_to_string(path).with_context(|| format!("cannot read {}", path.display()))?;
-        match Manifest::parse(&text, path) {
+        match manifest_at(path) {
             Ok(manifest) if manifest.name == plugin => return Ok(vec![path.clone()]),
             Ok(manifest) => names.push(manifest.name),
             Err(error) => eprintln!("warning: {error}"),

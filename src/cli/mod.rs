@@ -4,17 +4,23 @@
 //! kernelbridge itself is at fault.
 
 mod args;
+mod attach;
 #[cfg(feature = "bench")]
 mod bench;
 mod call;
+mod console;
 mod dead_letters;
 mod demo;
 mod doctor;
+mod hosts;
 mod install;
+mod kernel;
 pub mod languages;
 mod new;
+mod notebook;
 mod plugins;
 mod printer;
+mod record;
 mod run;
 mod setup;
 mod show;
@@ -68,6 +74,9 @@ async fn obey(args: Args) -> anyhow::Result<Ending> {
     let kernelspecs = args.kernelspecs;
     match args.command {
         Command::Run(options) => run::run(options, &kernelspecs).await,
+        Command::Hosts(options) => hosts::hosts(&options),
+        Command::Console(options) => console::console(options).await,
+        Command::Record(options) => record::record(options).await,
         Command::Call(options) => call::call(options, &kernelspecs).await,
         Command::Demo(options) => demo::demo(options, &kernelspecs).await,
         Command::State(options) => state::state(&options),
@@ -77,6 +86,9 @@ async fn obey(args: Args) -> anyhow::Result<Ending> {
         Command::Install(options) => setup::install(options, &kernelspecs).await,
         Command::Doctor(options) => doctor::doctor(options, &kernelspecs).await,
         Command::HoldKernel { kernelspec } => doctor::hold(&kernelspec, &kernelspecs).await,
+        Command::Attach(options) => attach::attach(options, &kernelspecs).await,
+        Command::Kernel(options) => kernel::kernel(options, &kernelspecs).await,
+        Command::Notebook(options) => notebook::notebook(options, &kernelspecs),
         Command::New(options) => new::new(&options, &kernelspecs),
         Command::Test(options) => test::test(options, &kernelspecs).await,
         #[cfg(feature = "bench")]

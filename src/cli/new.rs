@@ -11,7 +11,7 @@ use std::{
 use anyhow::{Context, bail};
 
 use crate::{
-    cli::{Ending, args::NewArgs},
+    cli::{Ending, args::NewArgs, notebook::kernels::spec_name},
     discover::{Environment, LanguageFolder, Languages, discover, install_hint},
     notebook::NotebookKernelspec,
     pattern::check_plugin_name,
@@ -19,18 +19,67 @@ use crate::{
 
 /// The plugin's name in templates.
 const PLACEHOLDER: &str = "my-plugin";
+/// What the template's handler takes.
+const EVENTS: &str = "{\"topic\":\"guest.arrived\",\"data\":{\"name\":\"Ada\"}}\n";
+/// Most events in a new notebook's folder.
+const SAMPLE: usize = 1000;
 
 /// Make a plugin's folder.
 pub fn new(args: &NewArgs, kernelspecs: &[PathBuf]) -> anyhow::Result<Ending> {
     let NewArgs { language, name, dir, notebook } = args;
+    make(language, name, dir, *notebook, EVENTS, kernelspecs)
+}
+
+/// Make a plugin's folder with a notebook, to be tried on the events in a file.
+pub fn notebook(
+    language: &str,
+    name: &str,
+    dir: &Path,
+    events: Option<&Path>,
+    kernelspecs: &[PathBuf],
+) -> anyhow::Result<Ending> {
+    let events = events.map_or_else(|| Ok(EVENTS.to_owned()), sample)?;
+    make(language, name, dir, true, &events, kernelspecs)
+}
+
+/// The first events in a file.
+fn sample(file: &Path) -> anyhow::Result<String> {
+    let text = fs::read_to_string(file).with_context(|| format!("cannot read {}", file.display()))?;
+    let mut sample = String::new();
+    for (number, line) in (1..).zip(text.lines()).filter(|(_, line)| !line.trim().is_empty()).take(SAMPLE) {
+        let event: serde_json::Value =
+            serde_json::from_str(line).with_context(|| format!("{}:{number} is not JSON", file.display()))?;
+        if !event["topic"].is_string() || event.get("data").is_none() {
+            bail!(
+                "{}:{number} is no event: it needs `topic` and `data`\nhint: `kernelbridge record` writes such files",
+                file.display()
+            );
+        }
+        sample.push_str(line.trim());
+        sample.push('\n');
+    }
+    if sample.is_empty() {
+        bail!("{} has no events", file.display());
+    }
+    Ok(sample)
+}
+
+fn make(
+    language: &str,
+    name: &str,
+    dir: &Path,
+    is_notebook: bool,
+    events: &str,
+    kernelspecs: &[PathBuf],
+) -> anyhow::Result<Ending> {
     check_name(name)?;
     let environment = Environment::capture();
     let languages = Languages::load(&environment, kernelspecs);
     let folder = languages.find(language)?;
     let discovery = discover(&environment);
     let found = languages.kernelspec_for(&discovery, &folder.language.name);
-    let kernelspec = notebook.then(|| notebook::kernelspec(&folder.language, found.as_ref().ok().copied()));
-    let files = files(folder, name, kernelspec.as_ref())?;
+    let kernelspec = is_notebook.then(|| notebook::kernelspec(folder, found.as_ref().ok().copied()));
+    let files = files(folder, name, kernelspec.as_ref(), events)?;
     let to = dir.join(name);
     if to.exists() {
         bail!(
@@ -54,6 +103,12 @@ pub fn new(args: &NewArgs, kernelspecs: &[PathBuf]) -> anyhow::Result<Ending> {
         let problem = text.split("\nhint: ").next().unwrap_or_default();
         let hint = install_hint(&folder.language);
         eprintln!("  {}  # {problem}", hint.trim_start_matches("run `").trim_end_matches('`'));
+    }
+    if kernelspec.is_some() && has_cells(folder) {
+        if discovery.find(&spec_name(&folder.language.name)).is_err() {
+            eprintln!("  kernelbridge notebook install {}", folder.language.name);
+        }
+        eprintln!("  jupyter lab {shown}/plugin.ipynb");
     }
     eprintln!("  kernelbridge test {shown}");
     eprintln!("  kernelbridge call --plugins {shown} {name}.greet '\"Ada\"'");
@@ -81,6 +136,7 @@ fn files(
     folder: &LanguageFolder,
     name: &str,
     kernelspec: Option<&NotebookKernelspec>,
+    events: &str,
 ) -> anyhow::Result<Vec<(String, String)>> {
     let language = &folder.language;
     let source_file = format!("plugin.{}", language.extension);
@@ -110,16 +166,27 @@ fn files(
         Some(kernelspec) => {
             let about = named(include_str!("new/notebook.md"));
             let test = template(folder, &format!("test.{}", language.extension))?.map(|test| named(&test));
-            notebook::text(&about, &named(&source), test.as_deref(), kernelspec).context("cannot write a notebook")?
+            let sample = template(folder, &format!("events.{}", language.extension))?;
+            let cells = notebook::Cells { plugin: &named(&source), test: test.as_deref(), sample: sample.as_deref() };
+            notebook::text(&about, cells, kernelspec).context("cannot write a notebook")?
         }
         None => named(&source),
     };
-    Ok(vec![
+    let mut files = vec![
         ("plugin.toml".into(), named(include_str!("new/plugin.toml"))),
         (entry.clone(), plugin),
         (test_file(Path::new(name)), named(include_str!("new/test.json"))),
         ("README.md".into(), named(include_str!("new/README.md"))),
-    ])
+    ];
+    if kernelspec.is_some() && has_cells(folder) {
+        files.push(("events.ndjson".into(), events.to_owned()));
+    }
+    Ok(files)
+}
+
+/// Can its notebooks call the host?
+fn has_cells(folder: &LanguageFolder) -> bool {
+    folder.language.shim.as_ref().is_some_and(|shim| shim.cells)
 }
 
 /// A file of the language's `template/`.
@@ -141,7 +208,7 @@ mod tests {
     use crate::{manifest::Manifest, notebook::Notebook};
 
     fn made(folder: &LanguageFolder, kernelspec: Option<&NotebookKernelspec>) -> Vec<(String, String)> {
-        files(folder, "some-name", kernelspec).unwrap_or_else(|error| panic!("{error}"))
+        files(folder, "some-name", kernelspec, EVENTS).unwrap_or_else(|error| panic!("{error}"))
     }
 
     #[test]
@@ -165,7 +232,7 @@ mod tests {
     #[test]
     fn a_notebook_is_the_same_plugin_with_a_test() {
         for folder in Languages::built_in().folders.iter().filter(|folder| folder.shim_text().is_some()) {
-            let kernelspec = notebook::kernelspec(&folder.language, None);
+            let kernelspec = notebook::kernelspec(folder, None);
             let (source, files) = (&made(folder, None)[1].1, made(folder, Some(&kernelspec)));
             let name = &folder.language.name;
             let manifest = Manifest::parse(&files[0].1, "plugin.toml").unwrap_or_else(|error| panic!("{error}"));

@@ -7,16 +7,25 @@ use std::{
 
 use anyhow::{Context, bail};
 
+use crate::host::manifest_at;
+
 /// The name of a manifest.
 const MANIFEST: &str = "plugin.toml";
 
-/// The manifests that a path stands for: a manifest, a plugin's folder, or a folder of plugin folders.
+/// The manifests that a path stands for: a manifest, a plugin's folder, a notebook, or a folder of plugin folders.
 ///
 /// # Errors
 ///
 /// When there is nothing of the kind, with what was expected.
 pub fn manifests(path: &Path) -> anyhow::Result<Vec<PathBuf>> {
     if path.is_file() {
+        let beside = path.with_file_name(MANIFEST);
+        // A notebook whose manifest lies beside it.
+        if path.extension().is_some_and(|extension| extension.eq_ignore_ascii_case("ipynb"))
+            && manifest_at(&beside).is_ok_and(|manifest| Some(manifest.entry.as_os_str()) == path.file_name())
+        {
+            return Ok(vec![beside]);
+        }
         return Ok(vec![path.to_owned()]);
     }
     if path.join(MANIFEST).is_file() {

@@ -20,10 +20,10 @@ use crate::{
     blob,
     cli::summary::counted,
     client::Output,
-    host::{Event, News, Subscription},
+    host::{Event, LinkInfo, News, Subscription},
     manifest::units::format_size,
     plugin::PluginNews,
-    rpc::RpcError,
+    rpc::{Mode, RpcError},
     supervision::State,
 };
 
@@ -34,6 +34,8 @@ const LONGEST_LINE: usize = 64 * 1024;
 pub struct Images {
     dir: PathBuf,
     counts: HashMap<Arc<str>, u32>,
+    /// Does a file that is there already stay?
+    pub is_careful: bool,
     /// What was saved.
     pub saved: Vec<PathBuf>,
 }
@@ -42,10 +44,15 @@ impl Images {
     /// Into this folder, which is made if it is not there.
     pub fn new(dir: &Path) -> anyhow::Result<Self> {
         std::fs::create_dir_all(dir).with_context(|| format!("cannot make {}", dir.display()))?;
-        Ok(Self { dir: dir.to_owned(), counts: HashMap::new(), saved: Vec::new() })
+        Ok(Self { dir: dir.to_owned(), counts: HashMap::new(), is_careful: false, saved: Vec::new() })
     }
 
-    fn save(&mut self, plugin: &Arc<str>, data: &serde_json::Map<String, serde_json::Value>) -> anyhow::Result<bool> {
+    /// Save an image, if the output is one.
+    pub fn save(
+        &mut self,
+        plugin: &Arc<str>,
+        data: &serde_json::Map<String, serde_json::Value>,
+    ) -> anyhow::Result<bool> {
         let kinds = [("image/png", "png"), ("image/jpeg", "jpg"), ("image/svg+xml", "svg")];
         for (mime, extension) in kinds {
             let Some(text) = data.get(mime).and_then(|value| value.as_str()) else { continue };
@@ -57,8 +64,13 @@ impl Images {
                 BASE64_STANDARD.decode(packed).with_context(|| format!("plugin `{plugin}` showed a broken {mime}"))?
             };
             let count = self.counts.entry(plugin.clone()).or_default();
-            *count += 1;
-            let path = self.dir.join(format!("{plugin}-{count}.{extension}"));
+            let path = loop {
+                *count += 1;
+                let path = self.dir.join(format!("{plugin}-{count}.{extension}"));
+                if !(self.is_careful && path.exists()) {
+                    break path;
+                }
+            };
             std::fs::write(&path, bytes).with_context(|| format!("cannot write {}", path.display()))?;
             self.saved.push(path);
             return Ok(true);
@@ -171,6 +183,7 @@ impl Printer {
                     self.write(&Line::Failure { plugin: &plugin, topic, id, attempts, error })?;
                 }
                 News::State { plugin, instance, state } => self.state(plugin, instance, &state)?,
+                News::Link { info, is_attached, reason } => self.link(&info, is_attached, &reason),
                 News::Missed(count) => self.say(&format!("warning: {count} messages of plugins were not shown")),
                 _ => {}
             }
@@ -292,6 +305,8 @@ impl Printer {
                 self.say(&format!("[{plugin}] {done}{total} {message}"));
             }
             // Why is told with what becomes of the plugin; here is the last that its kernel wrote.
+            // Seen in what it is given from now on.
+            PluginNews::Handlers(_) => {}
             PluginNews::Gone { reason } => {
                 for line in reason.lines().skip(1) {
                     self.say(&format!("[{plugin}] {line}"));
@@ -301,6 +316,19 @@ impl Printer {
             PluginNews::Odd { reason } => self.say(&format!("warning: plugin `{plugin}`: {reason}")),
         }
         Ok(())
+    }
+
+    /// Who serves a plugin's events is worth a line.
+    fn link(&self, info: &LinkInfo, is_attached: bool, reason: &str) {
+        match (&info.plugin, info.mode) {
+            (Some(plugin), Mode::Replace) if is_attached => {
+                self.say(&format!("`{}` takes the place of plugin `{plugin}`", info.name));
+            }
+            (Some(plugin), Mode::Replace) => {
+                self.say(&format!("plugin `{plugin}` has its place back from `{}`: {reason}", info.name));
+            }
+            _ => {}
+        }
     }
 
     fn say(&self, text: &str) {

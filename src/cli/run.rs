@@ -26,7 +26,8 @@ use crate::{
         watch::Watch,
     },
     discover::{Environment, Languages},
-    host::{Event, Host},
+    host::{Event, Host, ListenOptions},
+    link::RunningHost,
 };
 
 /// Topic of events for which none was given.
@@ -46,6 +47,15 @@ pub async fn run(args: RunArgs, kernelspecs: &[PathBuf]) -> anyhow::Result<Endin
     }
     for dir in kernelspecs {
         builder = builder.kernelspecs(dir);
+    }
+    if let Some(path) = &args.listen {
+        builder = builder.listen(ListenOptions {
+            path: path.clone(),
+            name: args.name.clone(),
+            call: args.listen_call.clone(),
+            emit: args.listen_emit.clone(),
+            allow_console: args.allow_console,
+        });
     }
     let input = match &args.events {
         Some(path) => Some(Input::open(path).await?),
@@ -70,6 +80,9 @@ pub async fn run(args: RunArgs, kernelspecs: &[PathBuf]) -> anyhow::Result<Endin
         () = interrupts.next() => anyhow::bail!("interrupted"),
     };
     spinner.finish_and_clear();
+    if let Some(RunningHost { about, socket, .. }) = host.listening() {
+        eprintln!("listening as `{}` at {}", about.name, socket.display());
+    }
     if let Some(text) = resumed(&host.stats(), &args.state) {
         eprintln!("{text}");
     }
@@ -273,7 +286,8 @@ fn excerpt(line: &str) -> String {
     }
 }
 
-fn open_out(path: &Path) -> anyhow::Result<Box<dyn Write + Send>> {
+/// A file, or stdout for `-`.
+pub fn open_out(path: &Path) -> anyhow::Result<Box<dyn Write + Send>> {
     if path == Path::new("-") {
         return Ok(Box::new(std::io::BufWriter::new(std::io::stdout())));
     }

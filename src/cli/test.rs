@@ -15,6 +15,7 @@ use serde::Serialize;
 
 use crate::{
     cli::{Ending, args::TestArgs, plugins},
+    host::manifest_at,
     manifest::Manifest,
 };
 
@@ -90,8 +91,7 @@ pub async fn test(args: TestArgs, kernelspecs: &[PathBuf]) -> anyhow::Result<End
 }
 
 fn read(path: &Path) -> anyhow::Result<Manifest> {
-    let text = std::fs::read_to_string(path).with_context(|| format!("cannot read {}", path.display()))?;
-    Ok(Manifest::parse(&text, path)?)
+    Ok(manifest_at(path)?)
 }
 
 /// A case for people.

@@ -23,8 +23,7 @@ use tokio::{
 use crate::{
     cli::printer::say,
     discover::Languages,
-    host::{BuildError, Host},
-    manifest::Manifest,
+    host::{BuildError, Host, manifest_at},
 };
 
 /// A change is acted on when nothing else has changed for so long: editors write a file in several steps.
@@ -162,7 +161,7 @@ impl Watch {
 impl Folder {
     fn new(manifest: &Path) -> anyhow::Result<Self> {
         let text = fs::read_to_string(manifest).with_context(|| format!("cannot read {}", manifest.display()))?;
-        let parsed = Manifest::parse(&text, manifest)?;
+        let parsed = manifest_at(manifest)?;
         // Changes are told with the path that is watched.
         let manifest = resolved(manifest);
         let dir = manifest.parent().unwrap_or(Path::new("/")).to_owned();

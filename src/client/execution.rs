@@ -20,7 +20,7 @@ use crate::{
 /// How long `idle` is waited for after the reply. Deno sends outputs after `idle`, others lose it under load.
 const IDLE: Duration = Duration::from_millis(250);
 
-/// A running `execute_request`. Dropping it forgets the request; it does not stop the code.
+/// A running `execute_request`, or a comm's handler. Dropping it forgets the request; it does not stop the code.
 #[derive(Debug)]
 pub struct Execution {
     msg_id: String,

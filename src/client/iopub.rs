@@ -2,7 +2,10 @@
 
 use std::sync::Arc;
 
-use tokio::{sync::mpsc, task::coop::consume_budget};
+use tokio::{
+    sync::{mpsc, watch},
+    task::coop::consume_budget,
+};
 
 use crate::{
     channels::{Arrival, Iopub, MESSAGE_BYTES},
@@ -40,6 +43,8 @@ pub(super) struct Drain {
     pub news: mpsc::UnboundedSender<News>,
     /// What was told already of those that are told once: anything, and a welcome.
     pub told: IopubSeen,
+    /// If others talk to the kernel too: our session, and whether it runs a cell of theirs.
+    pub others: Option<(String, watch::Sender<bool>)>,
 }
 
 impl Drain {
@@ -75,12 +80,31 @@ impl Drain {
                     continue;
                 }
             };
+            if self.is_others(&message) {
+                continue;
+            }
             let Some(what) = self.read(&message, size_bytes) else { continue };
             let parent_id = message.parent.map(|parent| parent.msg_id).unwrap_or_default();
             if self.news.send(News { parent_id, what }).is_err() {
                 return;
             }
         }
+    }
+
+    /// Is it about something that others asked for? Then they see it themselves.
+    fn is_others(&self, message: &Message) -> bool {
+        let (Some((session, busy)), Some(parent)) = (&self.others, &message.parent) else { return false };
+        if parent.session.is_empty() || parent.session == *session {
+            return false;
+        }
+        if message.msg_type() == "status"
+            && parent.msg_type == "execute_request"
+            && let Ok(status) = message.parse_content::<content::StatusOutput>()
+        {
+            // It runs one after the other, so the last word is about the last cell.
+            busy.send_replace(status.execution_state == "busy");
+        }
+        true
     }
 
     /// What there is to tell. Nothing of it fills memory, however slow its reader: outputs and `idle` need room, and

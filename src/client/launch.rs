@@ -19,6 +19,7 @@ use crate::{
         startup::milliseconds,
         task::{Command, IopubSeen, PROMPTS, Task},
     },
+    connection::ConnectionInfo,
     language::Interrupt,
     provision::{self, Exit, LaunchSpec, Launched, Tail},
     wire::{Signer, content},
@@ -89,6 +90,23 @@ impl KernelClient {
         }
     }
 
+    /// Be one more client of a kernel that somebody else has started, and wait until it answers. It is not ended with the
+    /// client.
+    ///
+    /// # Errors
+    ///
+    /// - [`ClientError::Launch`]: there is no such process.
+    /// - [`ClientError::Deaf`]: it did not answer in time; a cell that runs may be why.
+    pub async fn adopt(
+        connection: ConnectionInfo,
+        process_id: u32,
+        options: LaunchOptions,
+    ) -> Result<Self, ClientError> {
+        let until = Instant::now() + options.startup;
+        let launched = provision::adopt(connection, process_id)?;
+        Self::meet(launched, &options, until, Startup::default()).await
+    }
+
     /// Open the channels of a process and wait until it answers.
     async fn meet(
         launched: Launched,
@@ -128,7 +146,10 @@ impl KernelClient {
         let (outputs, output_receiver) = mpsc::unbounded_channel();
         let (iopub_seen, mut seen) = watch::channel(IopubSeen::default());
         let told = IopubSeen::default();
-        let drain = Drain { iopub: channels.iopub, signer: signer.clone(), counters: counters.clone(), news, told };
+        let (cell, cells) = watch::channel(false);
+        let others = options.spec.shared_key.as_ref().map(|_| (session.clone(), cell));
+        let drain =
+            Drain { iopub: channels.iopub, signer: signer.clone(), counters: counters.clone(), news, told, others };
         let task = Task {
             shell: channels.shell,
             control: channels.control,
@@ -155,7 +176,9 @@ impl KernelClient {
             startup: Startup::default(),
             welcomed: false,
             heartbeat: connection.endpoint(connection.hb_port),
+            connection,
             outputs: Some(Outputs(output_receiver)),
+            cells,
             counters,
             tasks: [tokio::spawn(task.run()), tokio::spawn(drain.run())],
         };

@@ -36,6 +36,7 @@ use tokio::{
 };
 
 use crate::{
+    connection::ConnectionInfo,
     language::Interrupt,
     provision::{Exit, LaunchError, Process},
     wire::{ContentError, Header, Message, content},
@@ -62,7 +63,9 @@ pub struct KernelClient {
     startup: Startup,
     welcomed: bool,
     heartbeat: String,
+    connection: ConnectionInfo,
     outputs: Option<Outputs>,
+    cells: watch::Receiver<bool>,
     counters: Arc<Counters>,
     tasks: [JoinHandle<()>; 2],
 }
@@ -162,6 +165,21 @@ impl KernelClient {
     /// Did the kernel send `iopub_welcome` (message spec 5.5)?
     pub fn welcomed(&self) -> bool {
         self.welcomed
+    }
+
+    /// Whether the kernel runs a cell of somebody else's, who talks to it too.
+    pub fn others_cell(&self) -> watch::Receiver<bool> {
+        self.cells.clone()
+    }
+
+    /// Where it listens, with the key.
+    pub fn connection(&self) -> &ConnectionInfo {
+        &self.connection
+    }
+
+    /// The session of our own messages.
+    pub fn session(&self) -> &str {
+        &self.ids.session
     }
 
     /// How it was started.
@@ -279,17 +297,28 @@ impl KernelClient {
     ///
     /// [`ClientError::Gone`] or [`ClientError::Closed`]; what comes later is an [`ExecutionEvent`].
     pub async fn execute(&self, request: &content::ExecuteRequest) -> Result<Execution, ClientError> {
-        self.start(request, true).await
+        self.start("execute_request", request, true).await
     }
 
     /// As [`KernelClient::execute`], but its outputs go to [`KernelClient::take_outputs`].
     pub(crate) async fn execute_turn(&self, request: &content::ExecuteRequest) -> Result<Execution, ClientError> {
-        self.start(request, false).await
+        self.start("execute_request", request, false).await
     }
 
-    async fn start(&self, request: &content::ExecuteRequest, own_outputs: bool) -> Result<Execution, ClientError> {
+    /// Let the handler of a comm run that the kernel has. There is no reply; `idle` follows when the handler has
+    /// returned, or at once when there is no such comm.
+    pub(crate) async fn message_comm(&self, comm_id: &str) -> Result<Execution, ClientError> {
+        self.start("comm_msg", &content::CommMessage { comm_id, data: content::Empty {} }, false).await
+    }
+
+    async fn start(
+        &self,
+        msg_type: &'static str,
+        request: &impl Serialize,
+        own_outputs: bool,
+    ) -> Result<Execution, ClientError> {
         let (sender, events) = mpsc::unbounded_channel();
-        let header = self.ids.header("execute_request");
+        let header = self.ids.header(msg_type);
         let msg_id = header.msg_id.clone();
         let waiter = Waiter::Execution { events: sender, own_outputs, replied: false };
         self.send(Channel::Shell, header, None, request, Some(waiter)).await?;
@@ -341,14 +370,16 @@ impl KernelClient {
 
     /// End the kernel: ask on control, ask on shell, SIGTERM, SIGKILL, each after a part of `grace`. When this returns
     /// there is no process, no descendant, no socket and no file left.
+    ///
+    /// A kernel that was [adopted](KernelClient::adopt) lives on; only what is ours ends.
     pub async fn shutdown(self, grace: Duration) {
         let exited = |part: Duration| {
             let mut exit = self.process.exit();
             async move { timeout(part, exit.wait_for(Option::is_some)).await.is_ok() }
         };
         let request = content::ShutdownRequest { restart: false };
-        let mut done = false;
-        if !self.options.no_shutdown {
+        let mut done = self.process.is_adopted();
+        if !self.options.no_shutdown && !done {
             for channel in [Channel::Control, Channel::Shell] {
                 if done || (channel == Channel::Control && self.options.no_control) {
                     continue;

@@ -190,6 +190,15 @@ impl Outputs {
 }
 
 #[cfg(test)]
+impl Outputs {
+    /// Of a kernel that shows nothing, as long as the first is kept.
+    pub(crate) fn quiet() -> (impl Sized, Self) {
+        let (sender, receiver) = mpsc::unbounded_channel();
+        (sender, Self(receiver))
+    }
+}
+
+#[cfg(test)]
 mod tests {
     use super::*;
 

@@ -72,11 +72,16 @@ pub enum NoKernelspec {
     },
 }
 
+/// The key in `metadata` of a kernelspec that `kernelbridge notebook install` has made.
+pub const NOTEBOOK: &str = "kernelbridge-notebook";
+
 impl LanguageFolder {
     /// How far this language supports the kernel; `None` when it is one of another language.
     pub fn support(&self, kernelspec: &Kernelspec) -> Option<Support> {
         let language = &self.language;
         match self.shim_text() {
+            // One of ours for notebooks, which starts one of the others.
+            _ if kernelspec.metadata.contains_key(NOTEBOOK) => None,
             Some(_) if language.runs_on(&kernelspec.language, &kernelspec.argv) => Some(Support::Full),
             _ if language.speaks(&kernelspec.language) => Some(Support::Basic),
             _ => None,

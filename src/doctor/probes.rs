@@ -198,6 +198,7 @@ async fn load(runtime: &Runtime, cells: Vec<Cell>, carrier: Option<Carrier>, des
         template: None,
         instance: None,
         shared: false,
+        live: None,
     };
     Plugin::load(runtime, &source, nobody(), Arc::default()).await
 }

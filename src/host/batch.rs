@@ -8,10 +8,7 @@ use serde_json::value::{RawValue, to_raw_value};
 use crate::{
     blob::{Array, Parcel},
     chain::Chain,
-    host::{
-        instance::Loaded,
-        worker::{Outcome, Outcomes, Worker, body},
-    },
+    host::worker::{Outcome, Outcomes, Server, Worker, body},
     rpc::{self, Batch, Columns, DeliverBatch, Done, ErrorKind, RpcError},
 };
 
@@ -19,20 +16,20 @@ impl Worker {
     /// The load, all for one handler of batches.
     pub(super) async fn attempt_batch(
         &self,
-        loaded: &Loaded,
+        server: &Server,
         chain: &Chain,
         began: Instant,
     ) -> Result<Outcomes, RpcError> {
-        let (load, instance) = (&self.load, &self.lane().instance);
+        let load = &self.load;
         let subscriber = &load[0].subscriber;
-        let result = if subscriber.columns || loaded.plugin.has_feature(rpc::ROWS) {
+        let result = if subscriber.columns || server.has_feature(rpc::ROWS) {
             // The bytes of columns are there until they were read.
-            let (method, batch, _packed) = self.batch(chain, loaded)?;
-            instance.ask(loaded, method, &batch, chain, chain.deadline).await
+            let (method, batch, _packed) = self.batch(chain, server)?;
+            self.ask(server, method, &batch, chain).await
         } else {
             let events = load.iter().map(|delivery| body(delivery, None)).collect();
             let params = DeliverBatch { handler: subscriber.id, chain: &chain.path, events };
-            instance.ask(loaded, "events", &params, chain, chain.deadline).await
+            self.ask(server, "events", &params, chain).await
         };
         let elapsed = began.elapsed();
         self.entry.meter.took(elapsed);
@@ -54,7 +51,7 @@ impl Worker {
     fn batch<'a>(
         &'a self,
         chain: &'a Chain,
-        loaded: &Loaded,
+        server: &Server,
     ) -> Result<(&'static str, Batch<'a>, Option<Array>), RpcError> {
         let load = &self.load;
         let mut batch = Batch {
@@ -83,10 +80,12 @@ impl Worker {
             let mut columns = Columns::default();
             columns.extend(data);
             batch.mixed = columns.mixed();
-            let packed = match loaded.plugin.has_feature(rpc::PACKED) {
-                true => Some(columns.pack()).filter(|bytes| !bytes.is_empty()),
-                false => None,
+            // Over a link no files travel.
+            let packed = match server {
+                Server::Kernel(loaded) if loaded.plugin.has_feature(rpc::PACKED) => Some(columns.pack()),
+                _ => None,
             };
+            let packed = packed.filter(|bytes| !bytes.is_empty());
             batch.columns = Some(columns);
             let failed = |error: String| RpcError::new(ErrorKind::Host, format!("no room for columns: {error}"));
             let packed =

@@ -26,6 +26,7 @@ use crate::{
         lane::{Entry, Lane},
         lanes::Lanes,
         ledger::{Ledger, work_off},
+        listen::{self, ListenOptions},
         lock,
         news::Newsroom,
         pending::Pending,
@@ -36,7 +37,8 @@ use crate::{
     },
     kernelspec::InterruptMode,
     language::{Interrupt, Shim},
-    manifest::{CarrierChoice, Isolation, Limits, Manifest, ManifestError, Sandbox},
+    link::LinkError,
+    manifest::{CarrierChoice, Isolation, Limits, Manifest, ManifestError, Sandbox, of_notebook},
     notebook::{Notebook, NotebookError},
     pattern::NameError,
     plugin::{Carrier, LoadError, PluginSource, Runtime, check_sandbox, not_enforced},
@@ -62,6 +64,7 @@ pub struct HostBuilder {
     warm: Vec<(String, usize)>,
     starts: Option<usize>,
     leaves_backlog: bool,
+    pub(super) listen: Option<ListenOptions>,
 }
 
 /// What kernels are started from, as it was found.
@@ -174,6 +177,9 @@ pub enum BuildError {
     /// The store could not be opened.
     #[error(transparent)]
     Store(#[from] StoreError),
+    /// It cannot listen for links.
+    #[error(transparent)]
+    Listen(#[from] LinkError),
 }
 
 impl HostBuilder {
@@ -250,6 +256,8 @@ impl HostBuilder {
             }
             manifests.push((Arc::new(manifest), file));
         }
+        let folders = manifests.iter().filter_map(|(_, file)| Some(file.parent()?.to_string_lossy().into_owned()));
+        let open = self.listen.map(|options| listen::Open::new(options, folders.collect())).transpose()?;
         let store = Arc::new(match &self.state {
             Some(path) => Store::open(path)?,
             None => Store::open_in_memory()?,
@@ -279,6 +287,7 @@ impl HostBuilder {
             entries: RwLock::default(),
             pending: Pending::new(),
             leaves_backlog: self.leaves_backlog,
+            links: Arc::default(),
             // Without it they are sent by value, and the first launch says why.
             _large_values: blob::Pool::get().ok(),
         });
@@ -295,6 +304,7 @@ impl HostBuilder {
             tasks: Mutex::default(),
             keepers: Mutex::default(),
             pools: Mutex::default(),
+            listening: Mutex::default(),
         };
         // All of them before the first event.
         let entries = started.iter().map(|(entry, _)| entry.clone()).collect();
@@ -307,6 +317,9 @@ impl HostBuilder {
         }
         if self.state.is_some() && !shared.leaves_backlog {
             lock(&host.tasks).push(tokio::spawn(errands(Arc::downgrade(&shared))));
+        }
+        if let Some(open) = open {
+            *lock(&host.listening) = Some(open.serve(&shared)?);
         }
         Ok(host)
     }
@@ -350,6 +363,9 @@ impl Host {
         {
             let mut entries = self.shared.entries.write().unwrap_or_else(PoisonError::into_inner);
             *entries = Arc::new(entries.iter().filter(|other| !Arc::ptr_eq(other, &entry)).cloned().collect());
+        }
+        if let Some(stand_in) = entry.stand_in() {
+            stand_in.dismiss("its plugin was taken out of the host");
         }
         let kept: Vec<_> = lock(&self.pools).extract_if(.., |(pool, _)| Arc::ptr_eq(pool, &entry.pool)).collect();
         for (pool, _) in &kept {
@@ -571,15 +587,28 @@ fn blank() -> PluginSource {
         carrier: None,
         activation: None,
         template: None,
+        live: None,
     }
 }
 
-/// Read a manifest, given its folder or itself.
+/// Read a manifest, given itself, or a notebook that stands alone.
+///
+/// # Errors
+///
+/// - [`BuildError::Read`], [`BuildError::Notebook`], [`BuildError::Manifest`] by what is wrong with the file.
+pub fn manifest_at(file: &Path) -> Result<Manifest, BuildError> {
+    let mut text = read(file)?;
+    if file.extension().is_some_and(|extension| extension.eq_ignore_ascii_case("ipynb")) {
+        text = of_notebook(&Notebook::parse(&text, file)?, file);
+    }
+    Ok(Manifest::parse(&text, file)?)
+}
+
+/// Read a manifest, given its folder or itself, or a notebook that stands alone.
 fn read_manifest(path: &Path) -> Result<(Manifest, PathBuf), BuildError> {
     let file = if path.is_dir() { path.join("plugin.toml") } else { path.to_owned() };
-    let text = read(&file)?;
     let file = std::path::absolute(&file).unwrap_or(file);
-    let manifest = Manifest::parse(&text, &file)?;
+    let manifest = manifest_at(&file)?;
     check_sandbox(&manifest)?;
     for problem in not_enforced(&manifest) {
         tracing::warn!(plugin = manifest.name, field = problem.field, "{}", problem.message);
@@ -635,6 +664,7 @@ pub(super) fn read_source(manifest: &Manifest, file: &Path) -> Result<PluginSour
         template: manifest.template().cloned(),
         instance: None,
         shared: manifest.isolation == Isolation::Shared,
+        live: None,
     })
 }
 

@@ -19,7 +19,7 @@ use crate::{
     },
     manifest::WhenFull,
     queue::Pushed,
-    rpc::{self, ErrorKind, Filtered, HandlerKind, RpcError},
+    rpc::{self, Deliver, ErrorKind, Filtered, HandlerKind, RpcError},
 };
 
 /// What came of an emitted event.
@@ -44,6 +44,7 @@ impl Shared {
         if self.newsroom.anybody() {
             self.newsroom.publish(News::Emitted { plugin: plugin.into(), event: event.clone() });
         }
+        self.links.copy(&event);
         let mut emitted = Emitted::default();
         for entry in self.entries().iter() {
             for subscriber in &entry.face().subscribers {
@@ -158,12 +159,11 @@ impl Shared {
         {
             let mut graph = self.graph.lock().unwrap_or_else(PoisonError::into_inner);
             if let Some(circle) = graph.would_wait_for_itself(chain.id, seat) {
-                let message = format!(
-                    "the queue of plugin `{}` is full, and it cannot be emptied before this event is accepted: chains \
-                     {circle:?} wait for each other",
-                    entry.name
-                );
-                return Err(RpcError::new(ErrorKind::Deadlock, message));
+                return Err(full_for_ever(&entry.name, &circle));
+            }
+            // A link has no seat, as what it serves has no order.
+            if entry.stand_in().is_some_and(|stand_in| stand_in.is_at(chain.id)) {
+                return Err(full_for_ever(&entry.name, &[chain.id]));
             }
             graph.wait(chain.id, seat);
         }
@@ -197,7 +197,24 @@ impl Shared {
             };
             let deliver = deliver(handler.id, &event, 1, &chain);
             let began = Instant::now();
-            let result = entry.idlest().instance.request("filter", &deliver, &chain, deadline).await?;
+            let filtered_by_link = match entry.stand_in().filter(|_| handler.is_guest) {
+                Some(stand_in) => match stand_in.request("filter", &deliver, &chain, deadline).await {
+                    Err(error) if error.not_begun => None,
+                    result => Some(result?),
+                },
+                None => None,
+            };
+            let result = match filtered_by_link {
+                Some(result) => result,
+                None if handler.is_guest => {
+                    // The link went away, and what it stood in for filters again.
+                    let own = entry.own_face();
+                    let Some(own) = own.stood_in_for(&handler) else { continue };
+                    let deliver = Deliver { handler: own.id, ..deliver };
+                    entry.idlest().instance.request("filter", &deliver, &chain, deadline).await?
+                }
+                None => entry.idlest().instance.request("filter", &deliver, &chain, deadline).await?,
+            };
             entry.meter.took(began.elapsed());
             if result.get() == "null" {
                 entry.meter.count(|stats| stats.filtered_out += 1);
@@ -256,6 +273,14 @@ impl Drop for Waiting<'_> {
         let mut graph = self.shared.graph.lock().unwrap_or_else(PoisonError::into_inner);
         graph.stop_waiting(self.chain, self.seat);
     }
+}
+
+fn full_for_ever(plugin: &str, circle: &[u64]) -> RpcError {
+    let message = format!(
+        "the queue of plugin `{plugin}` is full, and it cannot be emptied before this event is accepted: chains \
+         {circle:?} wait for each other"
+    );
+    RpcError::new(ErrorKind::Deadlock, message)
 }
 
 fn filtered(event: Event, result: &Parcel, plugin: &str) -> Result<Event, RpcError> {

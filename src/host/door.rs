@@ -38,6 +38,36 @@ impl Door {
             );
             return Err(RpcError::new(ErrorKind::Denied, message));
         }
+        shared.serve(plugin, chain, name, args)
+    }
+
+    fn emit(&self, plugin: &str, chain: Chain, emission: Emission) -> Result<Answer<()>, RpcError> {
+        let shared = self.shared()?;
+        let Emission { topic, data, key } = emission;
+        if !self.manifest.may_emit(&topic) {
+            let message = format!(
+                "plugin `{plugin}` may not emit `{topic}`; add it to `emit` in [permissions] of its plugin.toml"
+            );
+            return Err(RpcError::new(ErrorKind::Denied, message));
+        }
+        let event =
+            Event::from_raw(&topic, data, key).map_err(|error| RpcError::new(ErrorKind::Invalid, error.to_string()))?;
+        self.meter.count(|stats| stats.emitted += 1);
+        let plugin = plugin.to_owned();
+        Ok(Box::pin(async move { shared.emit(&plugin, event, Some(&chain)).await.map(drop) }))
+    }
+}
+
+impl Shared {
+    /// Call a function of the host or of a plugin for one who may.
+    pub fn serve(
+        self: Arc<Self>,
+        plugin: &str,
+        chain: Chain,
+        name: &str,
+        args: Box<RawValue>,
+    ) -> Result<Answer<Parcel>, RpcError> {
+        let shared = self;
         if let Some(function) = shared.functions.get(name) {
             let function = function.clone();
             let caller = Caller { plugin: plugin.to_owned(), chain, shared };
@@ -58,22 +88,6 @@ impl Door {
         }
         let (name, plugin, args) = (name.to_owned(), plugin.to_owned(), rpc::compact(args));
         Ok(Box::pin(async move { shared.call_plugin(&name, &args, &chain, Some(&plugin)).await }))
-    }
-
-    fn emit(&self, plugin: &str, chain: Chain, emission: Emission) -> Result<Answer<()>, RpcError> {
-        let shared = self.shared()?;
-        let Emission { topic, data, key } = emission;
-        if !self.manifest.may_emit(&topic) {
-            let message = format!(
-                "plugin `{plugin}` may not emit `{topic}`; add it to `emit` in [permissions] of its plugin.toml"
-            );
-            return Err(RpcError::new(ErrorKind::Denied, message));
-        }
-        let event =
-            Event::from_raw(&topic, data, key).map_err(|error| RpcError::new(ErrorKind::Invalid, error.to_string()))?;
-        self.meter.count(|stats| stats.emitted += 1);
-        let plugin = plugin.to_owned();
-        Ok(Box::pin(async move { shared.emit(&plugin, event, Some(&chain)).await.map(drop) }))
     }
 }
 

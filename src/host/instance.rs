@@ -45,13 +45,6 @@ pub(crate) struct Loaded {
     pub face: Arc<Face>,
 }
 
-impl Loaded {
-    /// The largest batch that a handler of it takes; at least 1.
-    pub fn largest_batch(&self) -> usize {
-        self.face.subscribers.iter().map(|subscriber| subscriber.batch).max().unwrap_or(0).max(1)
-    }
-}
-
 impl Instance {
     /// For a plugin that was loaded; `number` counts from 1, 0 when there is only one.
     pub fn new(number: u32, loaded: Arc<Loaded>, commands: mpsc::UnboundedSender<Command>) -> Self {

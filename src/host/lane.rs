@@ -11,16 +11,16 @@ use std::{
 };
 
 use serde_json::Value;
-use tokio::sync::Semaphore;
+use tokio::sync::{Semaphore, watch};
 
 use crate::{
     blob::inline,
     host::{
-        BuildError, Event, instance::Instance, keeper::Recipe, lanes::Lanes, ledger::Ledger, lock, pool::Pool,
-        stats::Meter,
+        BuildError, Event, instance::Instance, keeper::Recipe, lanes::Lanes, ledger::Ledger, listen::StandIn, lock,
+        pool::Pool, stats::Meter,
     },
     manifest::Manifest,
-    pattern::Pattern,
+    pattern::{NameError, Pattern},
     plugin::{About, Plugin, PluginSource},
     queue::Queue,
     rpc::{Handler, HandlerKind},
@@ -45,7 +45,16 @@ pub(crate) struct Entry {
     pub scaling: Semaphore,
     /// How a further instance is loaded.
     recipe: Mutex<Recipe>,
-    face: RwLock<Arc<Face>>,
+    faces: RwLock<Faces>,
+    /// The link that serves some of its handlers and exports.
+    stand_in: watch::Sender<Option<Arc<StandIn>>>,
+}
+
+/// What a plugin registered, and what a host goes by.
+struct Faces {
+    own: Arc<Face>,
+    /// With what a link has instead, while there is one.
+    shown: Arc<Face>,
 }
 
 /// One of a plugin's kernels, and the events that wait for it.
@@ -85,7 +94,7 @@ impl Lane {
 }
 
 /// What is known of a plugin's code, as it was loaded last.
-#[derive(Default)]
+#[derive(Debug, Default)]
 pub(crate) struct Face {
     pub about: About,
     pub handlers: Vec<Handler>,
@@ -105,6 +114,8 @@ pub(crate) struct Subscriber {
     /// Does it want them column by column?
     pub columns: bool,
     pub priority: i64,
+    /// Is it a link's?
+    pub is_guest: bool,
 }
 
 /// An event for one handler.
@@ -133,17 +144,78 @@ impl Entry {
             pool,
             scaling: Semaphore::new(1),
             recipe: Mutex::new(recipe),
-            face: RwLock::new(face),
+            faces: RwLock::new(Faces { own: face.clone(), shown: face }),
+            stand_in: watch::Sender::new(None),
         }
     }
 
+    /// What events and calls are matched with.
     pub fn face(&self) -> Arc<Face> {
-        self.face.read().unwrap_or_else(PoisonError::into_inner).clone()
+        self.faces.read().unwrap_or_else(PoisonError::into_inner).shown.clone()
+    }
+
+    /// What its own code registered, whoever stands in for it.
+    pub fn own_face(&self) -> Arc<Face> {
+        self.faces.read().unwrap_or_else(PoisonError::into_inner).own.clone()
     }
 
     /// Its code was loaded anew.
     pub fn show(&self, face: Arc<Face>) {
-        *self.face.write().unwrap_or_else(PoisonError::into_inner) = face;
+        self.faces.write().unwrap_or_else(PoisonError::into_inner).own = face;
+        self.look_again();
+    }
+
+    /// The link that serves some of its handlers and exports, if there is one.
+    pub fn stand_in(&self) -> Option<Arc<StandIn>> {
+        self.stand_in.borrow().clone()
+    }
+
+    /// Tells when another link stands in for it, or none does any more.
+    pub fn stand_ins(&self) -> watch::Receiver<Option<Arc<StandIn>>> {
+        self.stand_in.subscribe()
+    }
+
+    /// Let a link stand in for it.
+    ///
+    /// # Errors
+    ///
+    /// The one that does already.
+    pub fn seat(&self, stand_in: Arc<StandIn>) -> Result<(), Arc<StandIn>> {
+        let mut holder = None;
+        self.stand_in.send_if_modified(|seat| match seat {
+            Some(other) => {
+                holder = Some(other.clone());
+                false
+            }
+            None => {
+                *seat = Some(stand_in);
+                true
+            }
+        });
+        self.look_again();
+        holder.map_or(Ok(()), Err)
+    }
+
+    /// From now on its own handlers and exports serve again, if it was this link that did.
+    pub fn unseat(&self, stand_in: &Arc<StandIn>) {
+        self.stand_in.send_if_modified(|seat| {
+            let is_it = seat.as_ref().is_some_and(|seated| Arc::ptr_eq(seated, stand_in));
+            if is_it {
+                *seat = None;
+            }
+            is_it
+        });
+        self.look_again();
+    }
+
+    /// Its own code or the handlers of its stand-in have changed.
+    pub fn look_again(&self) {
+        let stand_in = self.stand_in();
+        let mut faces = self.faces.write().unwrap_or_else(PoisonError::into_inner);
+        faces.shown = match stand_in {
+            Some(stand_in) => Arc::new(faces.own.behind(&stand_in.face())),
+            None => faces.own.clone(),
+        };
     }
 
     /// How another instance is loaded.
@@ -241,13 +313,21 @@ fn jump(mut key: u64, count: usize) -> usize {
 impl Face {
     /// What `plugin` registered.
     pub fn of(plugin: &Plugin, manifest: &Manifest) -> Result<Self, BuildError> {
+        let face = Self::new(plugin.handlers(), manifest, false);
+        let face =
+            face.map_err(|(topic, source)| BuildError::Topic { plugin: manifest.name.clone(), topic, source })?;
+        Ok(Self { about: plugin.about(), ..face })
+    }
+
+    /// Of handlers, a link's or a plugin's own.
+    ///
+    /// # Errors
+    ///
+    /// A topic that is no pattern.
+    pub fn new(handlers: &[Handler], manifest: &Manifest, is_guest: bool) -> Result<Self, (String, NameError)> {
         let mut subscribers = Vec::new();
-        for handler in plugin.handlers().iter().filter(|handler| handler.kind != HandlerKind::Export) {
-            let topic = Pattern::parse(&handler.topic).map_err(|source| BuildError::Topic {
-                plugin: manifest.name.clone(),
-                topic: handler.topic.clone(),
-                source,
-            })?;
+        for handler in handlers.iter().filter(|handler| handler.kind != HandlerKind::Export) {
+            let topic = Pattern::parse(&handler.topic).map_err(|source| (handler.topic.clone(), source))?;
             let columns = !handler.columns.is_empty();
             // The manifest may lower or raise what the code asks for, but cannot make single-event code take lists.
             let batch = match (handler.batch, manifest.delivery.batch) {
@@ -264,14 +344,62 @@ impl Face {
                 batch,
                 columns,
                 priority: handler.priority,
+                is_guest,
             }));
         }
-        Ok(Self { about: plugin.about().clone(), handlers: plugin.handlers().to_vec(), subscribers })
+        Ok(Self { about: About::default(), handlers: handlers.to_vec(), subscribers })
+    }
+
+    /// This plugin's, with those of a link instead of those that they take the place of, and beside the others.
+    fn behind(&self, guest: &Face) -> Self {
+        let own = self.subscribers.iter().filter(|own| guest.claim(own, self).is_none());
+        let subscribers = guest.subscribers.iter().chain(own).cloned().collect();
+        let is_taken =
+            |own: &Handler| {
+                guest.handlers.iter().filter(|guest| guest.kind == own.kind).any(|guest| {
+                    guest.name == own.name || (own.kind != HandlerKind::Export && guest.topic == own.topic)
+                })
+            };
+        let handlers =
+            guest.handlers.iter().chain(self.handlers.iter().filter(|own| !is_taken(own))).cloned().collect();
+        Self { about: self.about.clone(), handlers, subscribers }
+    }
+
+    /// Of a link: what it has for a handler of the plugin's, or for one that it had itself before. That is the one of the
+    /// same topic and name, or of the same name; or of the same topic, unless that has the name of another handler of
+    /// the plugin's for it.
+    pub fn claim(&self, wanted: &Arc<Subscriber>, own: &Face) -> Option<Arc<Subscriber>> {
+        let all = || self.subscribers.iter().filter(|guest| guest.kind == wanted.kind);
+        let same_topic = |guest: &&Arc<Subscriber>| guest.topic.as_str() == wanted.topic.as_str();
+        let same_name = |guest: &&Arc<Subscriber>| !guest.name.is_empty() && guest.name == wanted.name;
+        let is_anothers = |guest: &&Arc<Subscriber>| {
+            let mut namesakes = own.subscribers.iter().filter(|own| own.kind == guest.kind && own.name == guest.name);
+            !guest.name.is_empty() && namesakes.any(|own| own.topic.as_str() == guest.topic.as_str())
+        };
+        all()
+            .find(|guest| Arc::ptr_eq(guest, wanted))
+            .or_else(|| all().find(|guest| same_topic(guest) && same_name(guest)))
+            .or_else(|| all().find(same_name))
+            .or_else(|| all().find(|guest| same_topic(guest) && !is_anothers(guest)))
+            .cloned()
     }
 
     pub fn exports(&self) -> impl Iterator<Item = &str> {
         let exports = self.handlers.iter().filter(|handler| handler.kind == HandlerKind::Export);
         exports.map(|handler| handler.name.as_str())
+    }
+
+    /// The handler of the plugin's own that a link's takes the place of, if there is one.
+    pub fn stood_in_for(&self, guest: &Subscriber) -> Option<&Arc<Subscriber>> {
+        let own = || self.subscribers.iter().filter(|own| own.kind == guest.kind);
+        own()
+            .find(|own| !own.name.is_empty() && own.name == guest.name)
+            .or_else(|| own().find(|own| own.topic.as_str() == guest.topic.as_str()))
+    }
+
+    /// The largest batch that a handler of it takes; at least 1.
+    pub fn largest_batch(&self) -> usize {
+        self.subscribers.iter().map(|subscriber| subscriber.batch).max().unwrap_or(0).max(1)
     }
 
     /// The handler that was `wanted` when the event was accepted, as it is now: that of the same topic and name, or of
@@ -296,7 +424,16 @@ impl Subscriber {
     pub fn from_label(label: &str) -> Option<Self> {
         let (topic, name) = label.split_once(' ').unwrap_or((label, ""));
         let topic = Pattern::parse(topic).ok()?;
-        Some(Self { id: 0, kind: HandlerKind::On, topic, name: name.to_owned(), batch: 0, columns: false, priority: 0 })
+        Some(Self {
+            id: 0,
+            kind: HandlerKind::On,
+            topic,
+            name: name.to_owned(),
+            batch: 0,
+            columns: false,
+            priority: 0,
+            is_guest: false,
+        })
     }
 }
 

@@ -19,12 +19,14 @@ mod door;
 mod errands;
 mod event;
 mod functions;
+mod guest;
 mod instance;
 mod keeper;
 mod kernels;
 mod lane;
 mod lanes;
 mod ledger;
+mod listen;
 #[cfg(test)]
 mod models;
 mod news;
@@ -67,16 +69,19 @@ use crate::{
     supervision::State,
 };
 
-pub use builder::{BuildError, HostBuilder, runtime_for};
+pub use builder::{BuildError, HostBuilder, manifest_at, runtime_for};
 pub use bus::Emitted;
 pub use event::{Event, EventError};
 pub use functions::Caller;
+pub(crate) use guest::Guest;
+pub use listen::{LinkInfo, LinkStats, ListenOptions};
 pub use news::{News, Subscription};
 pub use stats::{Drops, PluginStats};
 
 use builder::read_source;
 use functions::write_args;
 use lane::Entry;
+use listen::Listening;
 use pool::Pool;
 use shared::{Shared, call_root, typed};
 
@@ -96,6 +101,8 @@ pub struct Host {
     keepers: Mutex<Vec<JoinHandle<()>>>,
     /// Kernels at hand, and who keeps them.
     pools: Mutex<Vec<(Arc<Pool>, JoinHandle<()>)>>,
+    /// Its socket, if it listens.
+    listening: Mutex<Option<Listening>>,
 }
 
 /// What is known of a loaded plugin.
@@ -222,7 +229,7 @@ impl Host {
             PluginInfo {
                 name: entry.name.to_string(),
                 version: entry.manifest.version.clone(),
-                about: loaded.map_or_else(|| face.about.clone(), |loaded| loaded.plugin.about().clone()),
+                about: loaded.map_or_else(|| face.about.clone(), |loaded| loaded.plugin.about()),
                 handlers: face.handlers.clone(),
                 instances: entry.active().map(|lane| lane.instance.state()).collect(),
                 spares: spares.ready,
@@ -292,6 +299,10 @@ impl Host {
     /// Deliver nothing more. Events that still wait are dropped and counted, unless they are in the store; see
     /// [`Host::drain`]. What a handler is at is given up too; calls still work.
     pub async fn close(&mut self) {
+        let listening = lock(&self.listening).take();
+        if let Some(listening) = listening {
+            listening.close().await;
+        }
         let entries = self.shared.entries();
         // Loops, not iterators with closures: those are not `Send`, and this future has to be.
         for entry in entries.iter() {
@@ -351,6 +362,7 @@ impl Host {
 
 impl Drop for Host {
     fn drop(&mut self) {
+        drop(lock(&self.listening).take());
         for task in lock(&self.tasks).iter().chain(lock(&self.keepers).iter()) {
             task.abort();
         }

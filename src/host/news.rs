@@ -15,7 +15,7 @@ use tokio::sync::Notify;
 use crate::{
     blob::Held,
     client::size_of,
-    host::{Event, lock},
+    host::{Event, LinkInfo, lock},
     plugin::PluginNews,
     rpc::RpcError,
     supervision::State,
@@ -92,6 +92,15 @@ pub enum News {
         instance: u32,
         /// The state.
         state: State,
+    },
+    /// A link was made or is gone.
+    Link {
+        /// Which.
+        info: LinkInfo,
+        /// Is it there now?
+        is_attached: bool,
+        /// Why it is gone.
+        reason: Arc<str>,
     },
     /// So much news was dropped because this subscriber did not read it in time.
     Missed(u64),

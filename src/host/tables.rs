@@ -58,7 +58,7 @@ impl Host {
         };
         let loaded = loaded?;
         if !loaded.plugin.has_feature(rpc::ARROW) {
-            let interpreter = &loaded.plugin.about().interpreter;
+            let interpreter = loaded.plugin.about().interpreter;
             let message = format!("{interpreter} takes no tables; in Python they need pyarrow");
             return Err(RpcError::new(ErrorKind::Invalid, message).in_plugin(&entry.name));
         }

@@ -14,10 +14,11 @@ use crate::{
     host::{
         News,
         instance::Loaded,
-        lane::{Delivery, Entry, Lane},
+        lane::{Delivery, Entry, Lane, Subscriber},
+        listen::StandIn,
         shared::{Shared, backoff, deliver},
     },
-    rpc::{self, DeliverSeries, ErrorKind, EventBody, Results, RpcError},
+    rpc::{self, DeliverSeries, ErrorKind, EventBody, Params, Results, RpcError},
 };
 
 /// How often an event is tried again whose handler was refused a call with `Deadlock`; those are not its fault.
@@ -44,6 +45,32 @@ pub(super) struct Worker {
     alone: usize,
 }
 
+/// Who serves a delivery.
+pub(super) enum Server {
+    /// The plugin.
+    Kernel(Arc<Loaded>),
+    /// A link that stands in for it.
+    Link(Arc<StandIn>),
+}
+
+impl Server {
+    /// Can it do that?
+    pub fn has_feature(&self, name: &str) -> bool {
+        match self {
+            Self::Kernel(loaded) => loaded.plugin.has_feature(name),
+            Self::Link(stand_in) => stand_in.has_feature(name),
+        }
+    }
+}
+
+/// Whose a delivery is, of one who might serve it.
+enum Whose {
+    /// Its own, for this handler.
+    Its(Arc<Subscriber>),
+    Anothers,
+    Nobodys,
+}
+
 /// What came of one event.
 pub(super) struct Outcome {
     pub result: Result<Parcel, RpcError>,
@@ -67,24 +94,81 @@ impl Worker {
         loop {
             self.shared.newsroom.room().await;
             // As long as there is nobody to give them to, events stay in the queue, where its policy holds.
-            let ready = self.lane().instance.ready().await;
+            let largest = self.somebody().await;
             if self.taken.is_empty() {
-                let largest = ready.map_or(1, |loaded| loaded.largest_batch());
                 let taken = self.lane().queue.pop_up_to(largest.max(self.window)).await;
                 self.taken.extend(taken);
                 self.linger(largest).await;
             }
             let Some(first) = self.taken.pop_front() else { return };
-            match self.lane().instance.ready().await {
-                Ok(loaded) => {
-                    self.fill(first, &loaded);
+            match self.server(&first).await {
+                Ok(server) => {
+                    self.fill(first, &server);
                     if !self.load.is_empty() {
-                        let outcomes = self.attempt(&loaded).await;
+                        let outcomes = self.attempt(&server).await;
                         self.settle(outcomes).await;
                     }
                 }
                 Err(error) => self.failed(first, error),
             }
+        }
+    }
+
+    /// Wait for somebody who may serve; says how large a batch it would take.
+    async fn somebody(&self) -> usize {
+        let mut stand_ins = self.entry.stand_ins();
+        tokio::select! {
+            biased;
+            // The sender is in the entry.
+            Ok(stand_in) = stand_ins.wait_for(Option::is_some) => {
+                stand_in.as_ref().map_or(1, |stand_in| stand_in.face().largest_batch())
+            }
+            ready = self.lane().instance.ready() => ready.map_or(1, |loaded| loaded.face.largest_batch()),
+        }
+    }
+
+    /// Who serves this delivery. Waits while the plugin's kernel is started again, unless a link comes that serves it.
+    async fn server(&self, delivery: &Delivery) -> Result<Server, RpcError> {
+        let mut stand_ins = self.entry.stand_ins();
+        loop {
+            if let Some(stand_in) = stand_ins.borrow_and_update().clone()
+                && stand_in.serves(delivery, &self.entry).is_some()
+            {
+                return Ok(Server::Link(stand_in));
+            }
+            tokio::select! {
+                ready = self.lane().instance.ready() => return ready.map(Server::Kernel),
+                Ok(()) = stand_ins.changed() => {}
+            }
+        }
+    }
+
+    /// Whose this delivery is now: whoever serves it may have come or gone in this moment.
+    fn whose(&self, server: &Server, delivery: &Delivery) -> Whose {
+        let stand_in = self.entry.stand_in();
+        let claimed = stand_in.as_ref().and_then(|stand_in| stand_in.serves(delivery, &self.entry));
+        match (server, claimed, stand_in) {
+            (Server::Link(serving), Some(subscriber), Some(stand_in)) if Arc::ptr_eq(serving, &stand_in) => {
+                Whose::Its(subscriber)
+            }
+            (Server::Kernel(loaded), None, _) => {
+                loaded.face.now(&delivery.subscriber).map_or(Whose::Nobodys, Whose::Its)
+            }
+            _ => Whose::Anothers,
+        }
+    }
+
+    /// Send a request to whoever serves.
+    pub(super) async fn ask(
+        &self,
+        server: &Server,
+        method: &'static str,
+        params: &impl Params,
+        chain: &Chain,
+    ) -> Result<Parcel, RpcError> {
+        match server {
+            Server::Kernel(loaded) => self.lane().instance.ask(loaded, method, params, chain, chain.deadline).await,
+            Server::Link(stand_in) => stand_in.request(method, params, chain, chain.deadline).await,
         }
     }
 
@@ -110,25 +194,30 @@ impl Worker {
     }
 
     /// Choose what goes to the plugin together with this delivery.
-    fn fill(&mut self, mut first: Delivery, loaded: &Loaded) {
-        match loaded.face.now(&first.subscriber) {
-            Some(subscriber) => first.subscriber = subscriber,
-            None => {
+    fn fill(&mut self, mut first: Delivery, server: &Server) {
+        match self.whose(server, &first) {
+            Whose::Its(subscriber) => first.subscriber = subscriber,
+            Whose::Anothers => return self.taken.push_front(first),
+            // Nobody but a link wanted it, and that is gone.
+            Whose::Nobodys if first.subscriber.is_guest => return self.shared.dropped(&self.entry, first, "detached"),
+            Whose::Nobodys => {
                 let message = format!("the plugin has no handler for `{}` any more", first.subscriber.topic.as_str());
                 return self.failed(first, RpcError::new(ErrorKind::NotFound, message).in_plugin(&self.entry.name));
             }
         }
         let batch = first.subscriber.batch;
         let limit = match (self.alone, batch) {
-            (0, 0) => self.window,
-            (0, batch) => batch,
+            // What is served by a link now may have been served by the plugin before, which takes several.
+            (0, 0) if server.has_feature(rpc::SERIES) => self.window,
+            (0, batch) if batch > 0 => batch,
             _ => 1,
         };
         let mut bytes = first.event.data.get().len();
         self.load.push(first);
         while self.load.len() < limit
+            && let Some(next) = self.taken.front()
+            && let Whose::Its(subscriber) = self.whose(server, next)
             && let Some(next) = self.taken.front_mut()
-            && let Some(subscriber) = loaded.face.now(&next.subscriber)
         {
             next.subscriber = subscriber;
             bytes += next.event.data.get().len();
@@ -191,7 +280,7 @@ impl Worker {
         }
     }
 
-    async fn attempt(&mut self, loaded: &Loaded) -> Outcomes {
+    async fn attempt(&mut self, server: &Server) -> Outcomes {
         let began = Instant::now();
         let deadline = began + self.entry.manifest.limits.timeout;
         let (first, last) = (&self.load[0], &self.load[self.load.len() - 1]);
@@ -202,9 +291,9 @@ impl Worker {
             format!("events {} to {}", first.event.id, last.event.id)
         };
         let outcomes = match first.subscriber.batch {
-            0 if is_alone => self.attempt_alone(loaded, &Chain::root(name, deadline), began).await,
-            0 => self.attempt_series(loaded, &Chain::root(name, deadline + SERIES)).await,
-            _ => self.attempt_batch(loaded, &Chain::root(name, deadline), began).await,
+            0 if is_alone => self.attempt_alone(server, &Chain::root(name, deadline), began).await,
+            0 => self.attempt_series(server, &Chain::root(name, deadline + SERIES)).await,
+            _ => self.attempt_batch(server, &Chain::root(name, deadline), began).await,
         };
         self.alone = self.alone.saturating_sub(1);
         match outcomes {
@@ -219,30 +308,30 @@ impl Worker {
         }
     }
 
-    async fn attempt_alone(&mut self, loaded: &Loaded, chain: &Chain, began: Instant) -> Result<Outcomes, RpcError> {
+    async fn attempt_alone(&mut self, server: &Server, chain: &Chain, began: Instant) -> Result<Outcomes, RpcError> {
         let delivery = &self.load[0];
         let params = deliver(delivery.subscriber.id, &delivery.event, delivery.attempt, chain);
-        let result = self.lane().instance.ask(loaded, "event", &params, chain, chain.deadline).await;
+        let result = self.ask(server, "event", &params, chain).await;
         let elapsed = began.elapsed();
         self.entry.meter.took(elapsed);
-        self.widen(1, elapsed, loaded);
+        self.widen(1, elapsed, server);
         Ok(Outcomes::Each(vec![Outcome { result, elapsed }]))
     }
 
     /// Several events for handlers of one event each. The plugin stops at the first that fails, so that the order is
     /// kept when that is tried again, and when time is up.
-    async fn attempt_series(&mut self, loaded: &Loaded, chain: &Chain) -> Result<Outcomes, RpcError> {
+    async fn attempt_series(&mut self, server: &Server, chain: &Chain) -> Result<Outcomes, RpcError> {
         let events = self.load.iter().map(|delivery| body(delivery, Some(delivery.subscriber.id))).collect();
         let within_ms = u64::try_from(SERIES.as_millis()).unwrap_or_default();
         let params = DeliverSeries { within_ms, chain: &chain.path, events };
         let began = Instant::now();
-        let result = self.lane().instance.ask(loaded, rpc::SERIES, &params, chain, chain.deadline).await;
+        let result = self.ask(server, rpc::SERIES, &params, chain).await;
         let elapsed = began.elapsed();
         let mut outcomes = self.outcomes(&result?, elapsed)?;
         for outcome in &outcomes {
             self.entry.meter.took(outcome.elapsed);
         }
-        self.widen(outcomes.len(), elapsed, loaded);
+        self.widen(outcomes.len(), elapsed, server);
         if let Some(Outcome { result: Err(error), .. }) = outcomes.last_mut()
             && Instant::now() >= chain.deadline
         {
@@ -254,8 +343,8 @@ impl Worker {
     }
 
     /// Latency first: a plugin gets more at once only while it is quick.
-    fn widen(&mut self, done: usize, elapsed: Duration, loaded: &Loaded) {
-        self.window = if !loaded.plugin.has_feature(rpc::SERIES) {
+    fn widen(&mut self, done: usize, elapsed: Duration, server: &Server) {
+        self.window = if !server.has_feature(rpc::SERIES) {
             1
         } else if elapsed < SERIES {
             (done * 2).max(self.window).min(LONGEST_SERIES)

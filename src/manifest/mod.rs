@@ -13,7 +13,7 @@
 //! bridge = "1"                   # protocol version it was written for
 //! isolation = "own"              # own | shared
 //! carrier = "auto"               # auto | jupyter | pipe
-//! activation = "auto"            # auto | execute | loop | thread
+//! activation = "auto"            # auto | execute | comm | loop | thread
 //! turn = "shim"                  # shim | template (basic level, see `Template`)
 //! sandbox = "none"               # none | read-only | no-network, or a list of the last two
 //! env = ["MY_TOKEN"]             # variables of the host's that it gets too; default: none
@@ -56,6 +56,7 @@
 
 mod config;
 mod error;
+mod notebook;
 mod reader;
 mod sections;
 mod template;
@@ -71,6 +72,7 @@ use crate::{language::Activation, pattern::Pattern};
 
 pub use self::{
     error::{ManifestError, Problem},
+    notebook::of_notebook,
     template::{Template, string_literal},
 };
 

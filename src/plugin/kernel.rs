@@ -17,6 +17,7 @@ use tokio::{
 use crate::{
     blob::{Outbox, Pool},
     client::{ClientError, KernelClient, Prober, Startup},
+    language::Activation,
     plugin::{
         About, Carrier, HostCalls, LoadError, Mail, Plugin, PluginSource, Runtime, SharedGraph, Way,
         actor::{Actor, State},
@@ -50,6 +51,8 @@ pub struct Kernel {
     /// One place: the first plugin finds the carrier for all.
     pub(super) joining: Semaphore,
     pub(super) known: Mutex<Option<Known>>,
+    /// What makes it serve us at the moment.
+    pub(super) activation: watch::Receiver<Activation>,
     tasks: Mutex<Vec<JoinHandle<()>>>,
 }
 
@@ -68,6 +71,7 @@ pub(super) struct Parts {
     pub client: KernelClient,
     pub inbox: mpsc::Receiver<Mail>,
     pub death: watch::Sender<Option<RpcError>>,
+    pub activation: watch::Sender<Activation>,
     pub prints: Arc<Prints>,
     pub pool: Option<Arc<Pool>>,
 }
@@ -99,6 +103,7 @@ impl Kernel {
         let Spare { mut client, carrier, startup, pool } = spare;
         let (inbox, mail) = mpsc::channel(INBOX);
         let (death, dead) = watch::channel(None);
+        let (activation, activated) = watch::channel(Activation::Execute);
         let prints = Arc::new(Prints::new(owner));
         let outputs = client.take_outputs();
         let kernel = Self {
@@ -114,13 +119,14 @@ impl Kernel {
             working_dir: client.options().spec.working_dir.clone(),
             joining: Semaphore::new(1),
             known: Mutex::default(),
+            activation: activated,
             tasks: Mutex::default(),
         };
         if let Some(outputs) = outputs {
             let (prints, counters) = (prints.clone(), client.shared_counters());
             kernel.keep(tokio::spawn(prints.forward(outputs, counters, Member::news)));
         }
-        (kernel, Parts { client, inbox: mail, death, prints, pool })
+        (kernel, Parts { client, inbox: mail, death, activation, prints, pool })
     }
 
     /// Let its task run.
@@ -135,9 +141,10 @@ impl Kernel {
         let (Some(language), Some(_)) = (&runtime.language, &runtime.shim) else {
             return Err(LoadError::NoShim { kernelspec: runtime.kernelspec.clone() });
         };
-        let Parts { client, inbox, death, prints, pool } = parts;
+        let Parts { client, inbox, death, activation, prints, pool } = parts;
         let outbox = pool.zip(client.process().blobs());
         let outbox = outbox.map(|(pool, path)| Outbox::open(pool, path, source.sandbox.read_only)).transpose()?;
+        let live = source.live.as_ref().map(|_| client.others_cell());
         let actor = Actor {
             name,
             members: self.members.clone(),
@@ -146,11 +153,13 @@ impl Kernel {
             client,
             language: language.clone(),
             way: Way::first(self.carrier.unwrap_or(Carrier::Pipe)),
+            activation,
             limit_bytes: usize::try_from(source.limits.result_bytes).unwrap_or(usize::MAX),
             outbox,
             prints,
             graph,
             inbox,
+            live,
             state: State::default(),
         };
         self.keep(tokio::spawn(actor.run()));

@@ -77,6 +77,9 @@ pub struct PluginSource {
     pub activation: Option<Activation>,
     /// For a plugin at the basic level: code to execute for events and calls.
     pub template: Option<Template>,
+    /// Its code comes in cells that somebody else has the kernel run, who knows this key; it is served in turns between
+    /// them.
+    pub live: Option<String>,
 }
 
 /// Why a plugin could not be loaded.
@@ -274,6 +277,12 @@ impl Plugin {
         self.about.interpreter = shim.interpreter;
         self.about.carrier = Some(way.carrier);
         self.features = shim.features;
+        if source.live.is_some() {
+            // Its cells come from somebody else.
+            self.about.activation = Some(way.activation);
+            self.kernel.settle(way);
+            return Ok(());
+        }
         self.send_source(source, way, deadline).await
     }
 
@@ -287,7 +296,12 @@ impl Plugin {
     ) -> Result<Known, LoadError> {
         let mut tried = Vec::new();
         for carrier in Carrier::offered(language, source.carrier.or(self.kernel.carrier)) {
-            let activation = Activation::choose(&language.turn, source.activation, carrier == Carrier::Pipe);
+            // What a comm's handler shows has the last cell for a parent, which may be somebody else's.
+            let is_lonely = source.live.is_none();
+            let activation =
+                Activation::choose(&language.turn, source.activation, carrier == Carrier::Pipe).map(|activation| {
+                    if is_lonely || activation != Activation::Comm { activation } else { Activation::Execute }
+                });
             let Some(activation) = activation else {
                 let (kernelspec, activation) =
                     (runtime.kernelspec.clone(), source.activation.unwrap_or(Activation::Execute));
@@ -337,6 +351,7 @@ impl Plugin {
             carrier: carrier.name(),
             plugin: PluginId { name: &source.name, version: &source.version },
             features: rpc::FEATURES,
+            cells: source.live.is_some(),
             folder,
             config: &source.config,
         };
@@ -415,6 +430,7 @@ pub fn launch_options(runtime: &Runtime, source: Option<&PluginSource>) -> Launc
             noise: behaviour.noise,
             limits: source.map(|source| process_limits(&source.limits)).unwrap_or_default(),
             files,
+            shared_key: source.and_then(|source| source.live.clone()),
             blobs: pool.as_ref().map(|pool| pool.path().to_owned()),
         },
         startup: source.map_or(STARTUP, |source| source.limits.startup),

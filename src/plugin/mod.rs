@@ -10,6 +10,7 @@
 //! ([`crate::chain`]). All it knows of the host is the trait [`HostCalls`].
 
 mod actor;
+mod cell;
 mod kernel;
 mod load;
 mod member;
@@ -39,10 +40,11 @@ use crate::{
     chain::{Chain, WaitGraph},
     client::{ClientError, Output, Prober, Startup, milliseconds},
     language::{Activation, Language},
-    plugin::member::Member,
+    plugin::{cell::Cell, member::Member},
     rpc::{self, Handler, LogLevel, Params, RpcError},
 };
 
+pub use cell::{CellEvent, Look};
 pub use kernel::Kernel;
 pub use load::{LoadError, PluginSource, Runtime, check_sandbox, launch_options, not_enforced};
 pub use spare::Spare;
@@ -141,6 +143,8 @@ pub enum PluginNews {
         /// What is being done.
         message: String,
     },
+    /// It has registered more since it was loaded; these are all.
+    Handlers(Vec<Handler>),
     /// Its shim sent something that the protocol does not have.
     Odd {
         /// What.
@@ -175,7 +179,7 @@ pub struct About {
     pub kernelspec: String,
     /// How RPC messages travel; `None` at the basic level.
     pub carrier: Option<Carrier>,
-    /// What makes it serve us; `None` at the basic level.
+    /// What makes it serve us at the moment; `None` at the basic level.
     pub activation: Option<Activation>,
     /// From launch to loaded; from a waiting kernel to loaded if there was one.
     pub startup_ms: u64,
@@ -214,6 +218,12 @@ enum Mail {
     TakeBlobs,
     /// Whatever the kernel has started by now is the interpreter.
     WatchInterpreter,
+    /// Interrupt whatever runs: somebody asks for it who sees that it does.
+    Interrupt,
+    /// To be run between two requests.
+    Cell(Cell),
+    /// If one runs.
+    InterruptCell,
     Stop {
         grace: Duration,
         done: oneshot::Sender<()>,
@@ -287,8 +297,9 @@ impl Plugin {
     }
 
     /// What is known of its interpreter.
-    pub fn about(&self) -> &About {
-        &self.about
+    pub fn about(&self) -> About {
+        let activation = self.about.activation.map(|_| *self.kernel.activation.borrow());
+        About { activation, ..self.about.clone() }
     }
 
     /// What came before the start of its own: discovery, and others that were started first.
@@ -352,6 +363,12 @@ impl Plugin {
             rpc::in_space(method, &mut params, space);
         }
         Ok(Job { member: self.member.clone(), method, count, params, chain: chain.clone(), deadline, reply })
+    }
+
+    /// Interrupt whatever its kernel runs, a cell or a handler, also while that waits for an answer.
+    pub async fn interrupt(&self) {
+        // Of a kernel that is gone nothing runs.
+        let _ = self.kernel.inbox.send(Mail::Interrupt).await;
     }
 
     /// Run `on_shutdown` handlers and end the kernel. When this returns there is no process and no file left. From a

@@ -44,7 +44,7 @@ pub(super) struct Pipe {
     skipped: Option<Skipped>,
     to_host: PathBuf,
     /// Something came in this turn.
-    heard: bool,
+    pub heard: bool,
     /// The last read took all that there was room for, so there may be more.
     more: bool,
     /// The shim has closed its end, or never opened it.
@@ -70,8 +70,17 @@ struct Skipped {
 impl Pipe {
     /// Open both ends.
     pub fn open(folder: &Path, limit_bytes: usize) -> io::Result<Self> {
+        Self::with(folder, limit_bytes, OpenOptions::new().read(true))
+    }
+
+    /// As [`Pipe::open`], for as long as the kernel lives: whoever opens and closes it there, it has no end here.
+    pub fn listen(folder: &Path, limit_bytes: usize) -> io::Result<Self> {
+        Self::with(folder, limit_bytes, OpenOptions::new().read(true).write(true))
+    }
+
+    fn with(folder: &Path, limit_bytes: usize, how: &mut OpenOptions) -> io::Result<Self> {
         let to_host = folder.join(Folder::TO_HOST);
-        let receiver = open(&to_host, OpenOptions::new().read(true))?;
+        let receiver = open(&to_host, how)?;
         let sender = open(&folder.join(Folder::TO_PLUGIN), OpenOptions::new().read(true).write(true))?;
         // A child of R, Lua or Bash may have kept the FIFOs open since the last turn, and with them what was left inside.
         // Read once: it is all that fits, and whoever goes on writing must not keep us here.

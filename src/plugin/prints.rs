@@ -1,7 +1,7 @@
 //! What a plugin prints and shows, within `[limits] output` for each event or call.
 //!
-//! Outputs come on a channel of their own and do not say which request they belong to, so they count for the one that
-//! runs when they arrive, and late ones for the next. What a plugin prints while it serves nobody has the same limit for
+//! Most outputs come on a channel of their own and do not say which request they belong to, so they count for the one that
+//! runs when they arrive, and late ones for the next; those that a shim sends come in order. What a plugin prints while it serves nobody has the same limit for
 //! each minute. In a shared kernel they belong to the plugin that is served, or was served last.
 
 use std::{
@@ -12,7 +12,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-use tokio::time::timeout;
+use tokio::{sync::Notify, time::timeout};
 
 use crate::{
     client::{Counters, Output, Outputs},
@@ -36,6 +36,8 @@ struct Dropped {
 pub(super) struct Prints {
     /// Is a request served?
     busy: AtomicBool,
+    /// Something was dropped.
+    flood: Notify,
     state: Mutex<State>,
 }
 
@@ -56,7 +58,7 @@ impl Prints {
         let left_bytes = owner.as_ref().map_or(0, |owner| owner.output_bytes);
         let (began, dropped, due) = (Instant::now(), Dropped::default(), Vec::new());
         let state = Mutex::new(State { owner, left_bytes, began, dropped, due });
-        Self { busy: AtomicBool::new(false), state }
+        Self { busy: AtomicBool::new(false), flood: Notify::new(), state }
     }
 
     /// A request of so many events or calls of this plugin is begun.
@@ -92,15 +94,14 @@ impl Prints {
         loop {
             let next = match self.has_dropped(&counters) {
                 true => timeout(QUIET, outputs.next()).await,
-                false => Ok(outputs.next().await),
+                false => tokio::select! {
+                    output = outputs.next() => Ok(output),
+                    () = self.flood.notified() => continue,
+                },
             };
             let is_over = match next {
                 Ok(Some(output)) => {
-                    let (owner, output) = self.admit(output);
-                    self.report(false, &news);
-                    if let (Some(owner), Some(output)) = (owner, output) {
-                        news(&owner, PluginNews::Output(output));
-                    }
+                    self.show(output, &news);
                     continue;
                 }
                 Ok(None) => true,
@@ -110,6 +111,15 @@ impl Prints {
             if is_over && matches!(next, Ok(None)) {
                 return;
             }
+        }
+    }
+
+    /// Pass an output on, or as much of it as is still allowed.
+    pub fn show(&self, output: Output, news: &impl Fn(&Member, PluginNews)) {
+        let (owner, output) = self.admit(output);
+        self.report(false, news);
+        if let (Some(owner), Some(output)) = (owner, output) {
+            news(&owner, PluginNews::Output(output));
         }
     }
 
@@ -127,6 +137,7 @@ impl Prints {
         }
         state.dropped.outputs += 1;
         state.dropped.bytes += size_bytes;
+        self.flood.notify_one();
         let Output::Stream { name, mut text } = output else { return (Some(owner), None) };
         let mut end = state.left_bytes as usize;
         while !text.is_char_boundary(end) {
@@ -255,6 +266,29 @@ mod tests {
         assert_eq!(reported(&prints, true), []);
         assert_eq!(prints.admit(print("x")).1, None);
         assert_eq!(reported(&prints, true), [(1, 1)]);
+    }
+
+    /// Whoever waits for outputs of the kernel's hears of it all the same.
+    #[tokio::test]
+    async fn what_a_shim_sends_beyond_the_limit_is_reported_too() {
+        let prints = Arc::new(Prints::new(Some(member("a"))));
+        let (_kernel, outputs) = Outputs::quiet();
+        let (reports, mut reported) = tokio::sync::mpsc::unbounded_channel();
+        let forward = prints.clone().forward(outputs, Arc::default(), move |_, news| {
+            // The test has ended if nobody listens.
+            let _ = reports.send(news);
+        });
+        let task = tokio::spawn(forward);
+        tokio::task::yield_now().await;
+        let shown = Mutex::new(Vec::new());
+        prints.show(print("12345678901"), &|_, news| shown.lock().expect("no panic").push(news));
+        assert!(matches!(
+            &shown.into_inner().expect("no panic")[..],
+            [PluginNews::Output(Output::Stream { text, .. })] if text == "1234567890"
+        ));
+        let news = timeout(Duration::from_secs(10), reported.recv()).await.expect("it is reported");
+        assert!(matches!(news, Some(PluginNews::OutputDropped { outputs: 1, bytes: 1, limit_bytes: 10 })), "{news:?}");
+        task.abort();
     }
 
     #[test]

@@ -13,7 +13,8 @@ use tokio::{sync::watch, time::timeout};
 use crate::{
     blob::Pool,
     client::{KernelClient, LaunchOptions, Startup, milliseconds},
-    language::Language,
+    connection::ConnectionInfo,
+    language::{Activation, Language},
     plugin::{
         Carrier, LoadError, PluginSource, Runtime,
         load::{execute, launch_options},
@@ -64,6 +65,32 @@ impl Spare {
         Ok(Self { client, carrier: None, startup, pool })
     }
 
+    /// Take part in a kernel that somebody else has started, and give it the shim. It lives on when this is dropped.
+    ///
+    /// # Errors
+    ///
+    /// [`LoadError`]: [`LoadError::NoShim`] for a language whose shim serves no cells.
+    pub async fn adopt(
+        runtime: &Runtime,
+        source: &PluginSource,
+        connection: ConnectionInfo,
+        process_id: u32,
+    ) -> Result<Self, LoadError> {
+        let deadline = Instant::now() + source.limits.startup;
+        let shim = runtime.language.as_ref().and_then(|language| language.shim.as_ref()).zip(runtime.shim.as_ref());
+        let Some((adopt, text)) = shim.and_then(|(shim, text)| Some((shim.adopt.as_ref()?, text))) else {
+            return Err(LoadError::NoShim { kernelspec: runtime.kernelspec.clone() });
+        };
+        let options = launch_options(runtime, Some(source));
+        let client = KernelClient::adopt(connection, process_id, options).await?;
+        // A text in JSON is one in these languages.
+        let folder = serde_json::Value::from(client.folder().to_string_lossy()).to_string();
+        execute(&client, runtime, &adopt.replace("{folder}", &folder), deadline).await?;
+        execute(&client, runtime, text, deadline).await?;
+        let startup = client.startup();
+        Ok(Self { client, carrier: None, startup, pool: None })
+    }
+
     /// Open a turn and end it: the first one finds the carrier, and costs most, since interpreters compile what they run.
     ///
     /// # Errors
@@ -99,7 +126,7 @@ impl Spare {
             ..ExecuteRequest::new(code.clone().unwrap_or_default())
         };
         let prepared = Turn::prepare(carrier, self.client.folder(), LIMIT_BYTES)?;
-        let mut turn = prepared.open(self.client.execute_turn(&request).await?, false);
+        let mut turn = prepared.open(self.client.execute_turn(&request).await?, Activation::Execute);
         let mut is_ready = false;
         loop {
             match turn.next().await {
@@ -165,6 +192,11 @@ impl Spare {
     /// Becomes `Some` when its process has ended.
     pub fn exit(&self) -> watch::Receiver<Option<Exit>> {
         self.client.exit()
+    }
+
+    /// Where its kernel listens, with the key, and the session of our own messages to it: for whoever talks to it too.
+    pub(crate) fn identity(&self) -> (ConnectionInfo, String) {
+        (self.client.connection().clone(), self.client.session().to_owned())
     }
 
     /// The kernel's process.

@@ -72,7 +72,9 @@ impl TemplateActor {
                     let result = self.serve(&job).await.map(Parcel::from).map_err(|error| error.in_plugin(&self.name));
                     drop(job.reply.send(result));
                 }
-                Mail::Use(_) | Mail::TakeBlobs | Mail::WatchInterpreter => {}
+                // Dropped: whoever waits for a cell is told that nobody runs it.
+                Mail::Cell(_) | Mail::InterruptCell => {}
+                Mail::Use(_) | Mail::TakeBlobs | Mail::WatchInterpreter | Mail::Interrupt => {}
                 Mail::Stop { grace: asked, done } => {
                     (grace, stopped) = (asked, Some(done));
                     break;

@@ -1,7 +1,9 @@
 //! One turn: the time during which a plugin works for us, and how RPC messages travel meanwhile.
 //!
 //! Usually that is as long as an `execute_request` runs. A *standing* turn goes on after its `execute_request`: that
-//! only hands the pipes to the interpreter's own event loop, and whoever closes them ends the turn.
+//! only hands the pipes to the interpreter's own event loop, and whoever closes them ends the turn. The handler of a comm
+//! runs as long as a cell would but has no reply, so there too the turn ends with the pipes, or with the kernel's `idle`
+//! when somebody else still has them open.
 
 use std::{collections::VecDeque, io, path::Path, time::Duration};
 
@@ -9,6 +11,7 @@ use tokio::time::{Instant, sleep_until};
 
 use crate::{
     client::{ClientError, Execution, ExecutionEvent, Input},
+    language::Activation,
     plugin::{
         Carrier,
         pipe::{Frame, Pipe},
@@ -68,7 +71,7 @@ pub(super) enum TurnError {
 pub(super) struct Turn {
     /// Until its reply, in a standing turn.
     execution: Option<Execution>,
-    is_standing: bool,
+    activation: Activation,
     was_woken: bool,
     road: Road,
     arrived: VecDeque<Inbound>,
@@ -89,7 +92,7 @@ enum Road {
 }
 
 impl Turn {
-    /// The FIFOs must be open before the turn's `execute_request` is sent.
+    /// The FIFOs must be open before what opens the turn is sent.
     pub fn prepare(carrier: Carrier, folder: &Path, limit_bytes: usize) -> Result<PreparedTurn, TurnError> {
         let road = match carrier {
             Carrier::Pipe => Road::Pipe(Box::new(Pipe::open(folder, limit_bytes).map_err(TurnError::Pipe)?)),
@@ -98,9 +101,34 @@ impl Turn {
         Ok(PreparedTurn { road, limit_bytes })
     }
 
+    /// What opened it.
+    pub fn activation(&self) -> Activation {
+        self.activation
+    }
+
+    /// Not a turn yet: an ear for what the code of cells asks for, which others have the kernel run.
+    ///
+    /// # Errors
+    ///
+    /// [`TurnError::Pipe`]: the pipes cannot be opened.
+    pub fn listen(folder: &Path, limit_bytes: usize) -> Result<Self, TurnError> {
+        let road = Road::Pipe(Box::new(Pipe::listen(folder, limit_bytes).map_err(TurnError::Pipe)?));
+        Ok(PreparedTurn { road, limit_bytes }.start(None, Activation::Execute))
+    }
+
+    /// Of an ear: a turn begins.
+    pub fn begin(&mut self, execution: Execution) {
+        (self.execution, self.reply, self.closed_at) = (Some(execution), None, None);
+    }
+
+    /// Of a turn that was an ear: it is over.
+    pub fn cease(&mut self) {
+        self.execution = None;
+    }
+
     /// Does it stand for as long as the kernel lives?
     pub fn is_standing(&self) -> bool {
-        self.is_standing
+        self.activation.is_standing()
     }
 
     /// A cell that runs beside a standing turn; an error of its ends the turn.
@@ -166,6 +194,9 @@ impl Turn {
                         pipe.progress().await.map_err(TurnError::Pipe)?;
                         continue;
                     };
+                    if pipe.closed && self.activation == Activation::Comm {
+                        return Ok(TurnEvent::Ended(content::ExecuteReply::default()));
+                    }
                     if pipe.closed && self.closed_at.is_none() {
                         self.closed_at = Some(Instant::now());
                     }
@@ -190,7 +221,9 @@ impl Turn {
                 }
             };
             match event {
-                ExecutionEvent::Reply(reply) if self.is_standing && reply.status == content::Status::Ok => {
+                ExecutionEvent::Reply(reply)
+                    if self.activation.is_standing() && reply.status == content::Status::Ok =>
+                {
                     self.execution = None;
                 }
                 ExecutionEvent::Reply(reply) => {
@@ -206,9 +239,24 @@ impl Turn {
                     }
                 }
                 ExecutionEvent::Failed(error) => return Err(error.into()),
+                ExecutionEvent::Idle if self.activation == Activation::Comm => {
+                    self.reply = Some(self.handler_returned()?);
+                }
                 ExecutionEvent::Idle | ExecutionEvent::Output(_) => {}
             }
         }
+    }
+
+    /// The comm's handler is done, or there is none. What the shim wrote before is read first.
+    fn handler_returned(&mut self) -> Result<content::ExecuteReply, TurnError> {
+        if let Road::Pipe(pipe) = &mut self.road {
+            pipe.read().map_err(TurnError::Pipe)?;
+            if !pipe.heard {
+                let evalue = "nothing came of a message to the shim's comm".to_owned();
+                return Ok(content::ExecuteReply { evalue, ..Default::default() });
+            }
+        }
+        Ok(content::ExecuteReply::default())
     }
 
     /// A prompt of the shim's holds messages; any other is the author's own.
@@ -228,7 +276,10 @@ impl Turn {
             return None;
         }
         *prompt = Some(Box::new(input));
-        if messages.iter().all(|message| matches!(message, Inbound::Log { .. } | Inbound::Progress { .. })) {
+        let is_news = |message: &Inbound| {
+            matches!(message, Inbound::Log { .. } | Inbound::Progress { .. } | Inbound::Output { .. })
+        };
+        if messages.iter().all(is_news) {
             outbox.push_front(rpc::notification("continue"));
         }
         self.arrived.extend(messages);
@@ -251,14 +302,17 @@ pub(super) struct PreparedTurn {
 }
 
 impl PreparedTurn {
-    /// The turn, once its `execute_request` was sent.
-    pub fn open(self, execution: Execution, is_standing: bool) -> Turn {
+    /// The turn, once what opens it was sent.
+    pub fn open(self, execution: Execution, activation: Activation) -> Turn {
+        self.start(Some(execution), activation)
+    }
+
+    fn start(self, execution: Option<Execution>, activation: Activation) -> Turn {
         let Self { road, limit_bytes } = self;
-        let execution = Some(execution);
         let was_woken = false;
         Turn {
             execution,
-            is_standing,
+            activation,
             was_woken,
             road,
             arrived: VecDeque::new(),

@@ -65,6 +65,8 @@ pub struct LaunchSpec {
     pub noise: Vec<String>,
     /// Files put into its private folder: name and text.
     pub files: Vec<(String, Arc<str>)>,
+    /// Key of its signatures, if others talk to it too; else one is made that only we know.
+    pub shared_key: Option<String>,
     /// A folder of large values that it may read. It then gets one of its own, too, to put some into.
     pub blobs: Option<PathBuf>,
 }
@@ -108,6 +110,14 @@ pub enum LaunchError {
         /// Why.
         source: io::Error,
     },
+    /// The process of a kernel that somebody else has started cannot be watched.
+    #[error("cannot watch process {process_id}: {source}")]
+    Adopt {
+        /// Which.
+        process_id: u32,
+        /// Why.
+        source: io::Error,
+    },
     /// No free port on the loopback interface.
     #[error("no free port on 127.0.0.1: {0}")]
     Ports(#[source] io::Error),
@@ -117,6 +127,22 @@ pub enum LaunchError {
     /// The sandbox could not be prepared.
     #[error(transparent)]
     Sandbox(#[from] SandboxError),
+}
+
+/// Take part in a kernel that somebody else has started: it gets a private folder of ours, and lives on when the result
+/// is dropped.
+///
+/// # Errors
+///
+/// [`LaunchError::Folder`], and [`LaunchError::Adopt`] when there is no such process.
+pub fn adopt(connection: ConnectionInfo, process_id: u32) -> Result<Launched, LaunchError> {
+    let guardian = guardian::Guardian::get().map_err(LaunchError::Guardian)?;
+    let folder = Folder::new(guardian.id())?;
+    folder.make_fifo(Folder::TO_HOST)?;
+    folder.make_fifo(Folder::TO_PLUGIN)?;
+    let process =
+        Process::adopt(process_id, folder, guardian).map_err(|source| LaunchError::Adopt { process_id, source })?;
+    Ok(Launched { process, connection, reservation: None })
 }
 
 /// Start a kernel on this machine.
@@ -157,7 +183,7 @@ pub async fn launch(spec: &LaunchSpec) -> Result<Launched, LaunchError> {
         control_port,
         hb_port,
         signature_scheme: "hmac-sha256".into(),
-        key: uuid::Uuid::new_v4().to_string(),
+        key: spec.shared_key.clone().unwrap_or_else(|| uuid::Uuid::new_v4().to_string()),
         kernel_name: spec.kernel_name.clone(),
     };
     let connection_file = folder.path().join("connection.json");

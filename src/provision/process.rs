@@ -84,6 +84,8 @@ pub struct Process {
     waiter: JoinHandle<()>,
     _watched: Option<Arc<Watched>>,
     _guardian: Arc<Guardian>,
+    /// Somebody else's: it is not ours to end.
+    is_adopted: bool,
 }
 
 /// All that a kernel is given when it is started.
@@ -176,7 +178,38 @@ impl Process {
             waiter,
             _watched: watched,
             _guardian: guardian,
+            is_adopted: false,
         })
+    }
+
+    /// Watch a process that somebody else has started.
+    pub(super) fn adopt(id: u32, folder: Folder, guardian: Arc<Guardian>) -> io::Result<Self> {
+        let pid = i32::try_from(id).map_err(|_| io::Error::from(io::ErrorKind::NotFound))?;
+        let end = end_of(Pid::from_raw(pid))?;
+        let (sender, exit) = watch::channel(None);
+        let waiter = tokio::spawn(async move {
+            // An error would mean that nobody can tell any more.
+            drop(end.readable().await);
+            // Only its parent learns how.
+            sender.send_replace(Some(Exit { status: ExitStatus::default(), overrun: None }));
+        });
+        Ok(Self {
+            pid: Pid::from_raw(pid),
+            exit,
+            tail: Tail::without(&[]),
+            folder,
+            _temporary: None,
+            blobs: None,
+            waiter,
+            _watched: None,
+            _guardian: guardian,
+            is_adopted: true,
+        })
+    }
+
+    /// Is it somebody else's, and not ours to end?
+    pub fn is_adopted(&self) -> bool {
+        self.is_adopted
     }
 
     /// Its process id.
@@ -206,7 +239,9 @@ impl Process {
 
     /// Send a signal to the kernel's process group. Returns whether there was one.
     pub fn signal_group(&self, signal: Signal) -> bool {
-        self.exit.borrow().is_none() && killpg(self.pid, signal).is_ok()
+        // Of somebody else's process we do not know what else is in its group.
+        let send = if self.is_adopted { kill::<Signal> } else { killpg::<Signal> };
+        self.exit.borrow().is_none() && send(self.pid, signal).is_ok()
     }
 
     /// Send a signal to the descendants of the kernel's process only. Returns whether there was one.
@@ -225,14 +260,7 @@ impl Process {
 
     /// What becomes readable when one of the processes ends that the kernel has started so far.
     pub fn child_exits(&self) -> io::Result<Vec<AsyncFd<OwnedFd>>> {
-        let children = self.marked().into_iter().filter(|&pid| pid != self.pid);
-        let open = |pid: Pid| match rustix::process::Pid::from_raw(pid.as_raw()) {
-            Some(pid) => rustix::process::pidfd_open(pid, PidfdFlags::NONBLOCK).map_err(io::Error::from),
-            None => Err(io::ErrorKind::NotFound.into()),
-        };
-        // SAFETY: an `OwnedFd` is the same open file for as long as it lives.
-        let register = |exit| unsafe { AsyncFd::register_with_interest(exit, Interest::READABLE) };
-        children.map(|pid| Ok(register(open(pid)?)?)).collect()
+        self.marked().into_iter().filter(|&pid| pid != self.pid).map(end_of).collect()
     }
 
     /// Memory of all its living processes in bytes; see [`memory_bytes`].
@@ -242,6 +270,9 @@ impl Process {
 
     /// Kill the process and every descendant, also those in other sessions, and wait until the process is gone.
     pub async fn kill_tree(&self) {
+        if self.is_adopted {
+            return;
+        }
         self.kill_marked();
         let mut exit = self.exit();
         // SIGKILL cannot be ignored; the bound is for a process stuck in the system (state D).
@@ -249,12 +280,23 @@ impl Process {
     }
 
     fn kill_marked(&self) {
+        if self.is_adopted {
+            return;
+        }
         kill_all(self.pid, self.folder.path(), &self.exit);
     }
 
     fn marked(&self) -> Vec<Pid> {
         marked(self.folder.path())
     }
+}
+
+/// What becomes readable when a process ends.
+fn end_of(pid: Pid) -> io::Result<AsyncFd<OwnedFd>> {
+    let Some(pid) = rustix::process::Pid::from_raw(pid.as_raw()) else { return Err(io::ErrorKind::NotFound.into()) };
+    let end = rustix::process::pidfd_open(pid, PidfdFlags::NONBLOCK)?;
+    // SAFETY: an `OwnedFd` is the same open file for as long as it lives.
+    Ok(unsafe { AsyncFd::register_with_interest(end, Interest::READABLE) }?)
 }
 
 /// The living processes of the kernel whose private folder this is or was. Empty where there is no `/proc`.

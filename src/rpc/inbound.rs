@@ -51,6 +51,20 @@ pub enum Inbound {
         /// Which plugin's, in a shared kernel.
         space: Option<u64>,
     },
+    /// Something that the plugin printed where its kernel would lose it.
+    Output {
+        /// `stdout` or `stderr`.
+        name: String,
+        /// What.
+        text: String,
+    },
+    /// All that a plugin has registered, which is more than when it was loaded.
+    Handlers {
+        /// Those.
+        handlers: Vec<Handler>,
+        /// Which plugin's, in a shared kernel.
+        space: Option<u64>,
+    },
     /// Not a message of the protocol; counted and shown, otherwise ignored.
     Bad {
         /// Why.
@@ -91,6 +105,18 @@ pub enum LogLevel {
     Warn,
     /// Something failed.
     Error,
+}
+
+impl LogLevel {
+    /// As a shim writes it; what is none is `info`.
+    pub fn from_name(name: &str) -> Self {
+        match name {
+            "debug" => Self::Debug,
+            "warn" | "warning" => Self::Warn,
+            "error" => Self::Error,
+            _ => Self::Info,
+        }
+    }
 }
 
 #[derive(Deserialize)]
@@ -164,12 +190,7 @@ impl Inbound {
             "ready" => Self::Ready,
             "log" => {
                 let mut params = params();
-                let level = match params["level"].as_str() {
-                    Some("debug") => LogLevel::Debug,
-                    Some("warn" | "warning") => LogLevel::Warn,
-                    Some("error") => LogLevel::Error,
-                    _ => LogLevel::Info,
-                };
+                let level = LogLevel::from_name(params["level"].as_str().unwrap_or_default());
                 let (fields, space) = (params["fields"].take(), space(&params));
                 Self::Log { level, message: text(&params["message"]), fields, space }
             }
@@ -180,6 +201,18 @@ impl Inbound {
                     total: params["total"].as_f64(),
                     message: params["message"].as_str().unwrap_or_default().to_owned(),
                     space: space(&params),
+                }
+            }
+            "output" => {
+                let params = params();
+                let name = params["name"].as_str().filter(|name| *name == "stderr").unwrap_or("stdout").to_owned();
+                Self::Output { name, text: text(&params["text"]) }
+            }
+            "handlers" => {
+                let mut params = params();
+                match serde_json::from_value(params["handlers"].take()) {
+                    Ok(handlers) => Self::Handlers { handlers, space: space(&params) },
+                    Err(error) => Self::Bad { reason: format!("parameters of `handlers`: {error}") },
                 }
             }
             _ => Self::Bad { reason: format!("unknown notification `{method}`") },
@@ -204,7 +237,12 @@ struct EmitParams {
 }
 
 impl Plea {
-    fn parse(method: &str, params: Option<&RawValue>) -> Result<Self, RpcError> {
+    /// Read the parameters of `call` and `emit`.
+    ///
+    /// # Errors
+    ///
+    /// [`ErrorKind::NotFound`] for another method, [`ErrorKind::Invalid`] for parameters that do not fit.
+    pub fn parse(method: &str, params: Option<&RawValue>) -> Result<Self, RpcError> {
         fn read<'a, T: Deserialize<'a>>(method: &str, params: Option<&'a RawValue>) -> Result<T, RpcError> {
             serde_json::from_str(params.map_or("{}", RawValue::get))
                 .map_err(|error| RpcError::new(ErrorKind::Invalid, format!("parameters of `{method}`: {error}")))
@@ -287,6 +325,27 @@ pub struct Handler {
     pub doc: String,
 }
 
+impl Handler {
+    /// A handler of single events.
+    pub fn on(id: u64, topic: &str, name: &str) -> Self {
+        Self { id, kind: HandlerKind::On, topic: topic.to_owned(), name: name.to_owned(), ..Self::export(id, name) }
+    }
+
+    /// A function that may be called.
+    pub fn export(id: u64, name: &str) -> Self {
+        Self {
+            id,
+            kind: HandlerKind::Export,
+            topic: String::new(),
+            name: name.to_owned(),
+            batch: 0,
+            columns: String::new(),
+            priority: 0,
+            doc: String::new(),
+        }
+    }
+}
+
 /// A shim may send null for what it has nothing to say about, as Prolog's does.
 fn or_default<'de, T: Default + Deserialize<'de>, D: Deserializer<'de>>(input: D) -> Result<T, D::Error> {
     Ok(Option::deserialize(input)?.unwrap_or_default())
@@ -351,6 +410,11 @@ mod tests {
             panic!()
         };
         assert_eq!(message, "m");
+        for (sent, expected) in [("stderr", "stderr"), ("stdout", "stdout"), ("else", "stdout")] {
+            let json = format!(r#"{{"method":"output","params":{{"name":"{sent}","text":"a\nb"}}}}"#);
+            let Inbound::Output { name, text } = one(&json) else { panic!() };
+            assert_eq!((name.as_str(), text.as_str()), (expected, "a\nb"));
+        }
     }
 
     #[test]

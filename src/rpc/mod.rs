@@ -7,6 +7,8 @@ mod batch;
 mod error;
 mod frame;
 mod inbound;
+mod link;
+mod message;
 mod outbound;
 mod oversized;
 mod packed;
@@ -16,6 +18,8 @@ pub use batch::{Batch, Columns, Done, Ids, Results, Runs};
 pub use error::{ErrorKind, RpcError};
 pub use frame::{FrameError, take_frame};
 pub use inbound::{Handler, HandlerKind, Inbound, InitializeResult, LoadResult, LogLevel, Outcome, Outcomes, Plea};
+pub use link::{AboutHost, AboutPlugin, Attach, Attached, May, Mode, SetHandlers};
+pub use message::Message;
 pub use outbound::{
     Call, CallTable, Cell, Deliver, DeliverBatch, DeliverSeries, EventBody, Filtered, Initialize, Load, Params,
     PluginId, SHUTDOWN, in_space, may_be_batched, notification, response, write_request,

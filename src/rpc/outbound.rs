@@ -16,6 +16,9 @@ pub struct Initialize<'a> {
     pub plugin: PluginId<'a>,
     /// Optional features of the host.
     pub features: &'a [&'a str],
+    /// Its code comes in cells that somebody else has the kernel run.
+    #[serde(skip_serializing_if = "std::ops::Not::not")]
+    pub cells: bool,
     /// Where to go; the kernel is there already unless this is given.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub folder: Option<&'a str>,

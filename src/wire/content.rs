@@ -77,6 +77,15 @@ pub struct ShutdownRequest {
     pub restart: bool,
 }
 
+/// `comm_msg` on shell, which gets no reply. It says nothing but that it is there: R's JSON would not keep a value.
+#[derive(Debug, Clone, Copy, Serialize)]
+pub struct CommMessage<'a> {
+    /// The comm that it goes to.
+    pub comm_id: &'a str,
+    /// Nothing.
+    pub data: Empty,
+}
+
 /// `input_reply` on stdin.
 #[derive(Debug, Clone, Serialize)]
 pub struct InputReply<'a> {

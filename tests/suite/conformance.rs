@@ -29,7 +29,7 @@ macro_rules! languages {
     ($($language:ident),*) => {
         const LANGUAGES: &[&str] = &[$(stringify!($language)),*];
         $(mod $language {
-            use kernelbridge::language::Activation::{Execute, Loop, Thread};
+            use kernelbridge::language::Activation::{Comm, Execute, Loop, Thread};
 
             #[tokio::test]
             async fn pipe() {
@@ -39,6 +39,11 @@ macro_rules! languages {
             #[tokio::test]
             async fn jupyter() {
                 super::conforms(stringify!($language), "jupyter", Execute).await;
+            }
+
+            #[tokio::test]
+            async fn comm() {
+                super::conforms(stringify!($language), "pipe", Comm).await;
             }
 
             #[tokio::test]
@@ -85,6 +90,7 @@ async fn conforms(name: &str, carrier: &'static str, activation: Activation) {
     }
     let language = &installed.languages.find(name).expect("a folder").language;
     let offered = match activation {
+        Activation::Comm => &language.turn.comm,
         Activation::Loop => &language.turn.standing,
         Activation::Thread => &language.turn.thread,
         Activation::Execute if carrier == "pipe" => &language.turn.pipe,
@@ -136,7 +142,12 @@ async fn ipykernel_6_conforms_too() {
     let argv = json!([python.to_string_lossy(), "-m", "ipykernel_launcher", "-f", "{connection_file}"]);
     let kernelspec = json!({ "argv": argv, "display_name": "ipykernel 6", "language": "python" });
     fs::write(folder.join("kernel.json"), kernelspec.to_string()).expect("written");
-    let ways = [("pipe", Activation::Execute), ("jupyter", Activation::Execute), ("pipe", Activation::Loop)];
+    let ways = [
+        ("pipe", Activation::Execute),
+        ("jupyter", Activation::Execute),
+        ("pipe", Activation::Comm),
+        ("pipe", Activation::Loop),
+    ];
     for (carrier, activation) in ways {
         let language = &installed.languages.find("python").expect("a folder").language;
         let mut subject = Subject::new("python", language, carrier, activation);

@@ -20,11 +20,12 @@ const FLOORS: &[&[&str]] = &[
         "wire",
         "zmtp",
     ],
-    &["channels", "discover", "install", "provision", "queue", "store"],
+    &["channels", "discover", "install", "link", "provision", "queue", "store"],
     &["blob", "client"],
     &["supervision"],
     &["plugin"],
     &["doctor", "host"],
+    &["relay"],
     &["cli"],
 ];
 

@@ -5,6 +5,7 @@
 //! - `blobs`: large values by reference: lies, sandboxes, what is left
 //! - `client`: one kernel: ask, interrupt, restart, shut down, and what is no kernel
 //! - `cli`: the program, as a user has it
+//! - `comm`: turns that a comm opens: output, interrupts, comms that are gone
 //! - `conformance`: every language folder, the same cases, over every carrier
 //! - `demo`: `kernelbridge demo`, every number of it computed again
 //! - `discover`: kernelspecs found against jupyter_client's, on random machines
@@ -12,6 +13,8 @@
 //! - `floors`: who imports whom
 //! - `host`: many plugins: state, crossing calls, full queues, deadlines, lossless streams
 //! - `hostile`: a kernel that misbehaves in every way we could think of
+//! - `link`: other processes attach to a running host: mirrors, stand-ins, and what is none
+//! - `notebooks`: notebook kernels: handlers in cells, live events, a plugin's place
 //! - `parsers`: broken manifests, kernelspecs, languages, notebooks, RPC messages and frames
 //! - `security`: environment, limits, sandboxes, on real kernels
 //! - `shared`: many plugins in one kernel
@@ -25,6 +28,7 @@ mod blobs;
 mod chaos;
 mod cli;
 mod client;
+mod comm;
 mod conformance;
 mod delivery;
 mod demo;
@@ -33,6 +37,8 @@ mod examples;
 mod floors;
 mod host;
 mod hostile;
+mod link;
+mod notebooks;
 mod parsers;
 mod security;
 mod series;

@@ -9,7 +9,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-use kernelbridge::host::Host;
+use kernelbridge::{host::Host, language::Activation};
 use serde_json::{Value, json};
 
 use crate::support::Installed;
@@ -77,23 +77,50 @@ impl Drop for Dropped {
     }
 }
 
-#[tokio::test]
-async fn a_request_may_be_answered_before_the_call_that_it_made() {
-    if !Installed::look().has("python") {
-        return;
-    }
+/// A kernelspecs folder with this shim, and a plugin `p` without source.
+fn desk(more: &str) -> tempfile::TempDir {
     let dir = tempfile::tempdir().expect("a folder");
     let write = |file: &str, text: &str| {
         let path = dir.path().join(file);
         fs::create_dir_all(path.parent().expect("a parent")).expect("a folder");
         fs::write(path, text).expect("written");
     };
-    write("kernelspecs/python/language.toml", LANGUAGE);
+    write("kernelspecs/python/language.toml", &format!("{LANGUAGE}{more}\n"));
     write("kernelspecs/python/shim.py", SHIM);
     let manifest =
         "[plugin]\nname = \"p\"\nlanguage = \"python\"\nentry = \"plugin.py\"\n[permissions]\ncall = [\"*\"]\n";
     write("p/plugin.toml", manifest);
     write("p/plugin.py", "");
+    dir
+}
+
+#[tokio::test]
+async fn an_activation_that_does_not_work_is_given_up_and_told() {
+    if !Installed::look().has("python") {
+        return;
+    }
+    for more in ["loop = \"no_such_function()\"", "comm = \"nobody\""] {
+        let dir = desk(more);
+        let host = Host::builder()
+            .kernelspecs(dir.path().join("kernelspecs"))
+            .plugin(dir.path().join("p"))
+            .function("app.twice", |(n,): (i64,)| async move { Ok::<_, String>(2 * n) })
+            .build()
+            .await
+            .unwrap_or_else(|error| panic!("{more}: {error}"));
+        assert_eq!(host.plugins()[0].about.activation, Some(Activation::Execute), "{more}");
+        assert_eq!(host.call::<Value>("p.patient", ("app.twice", 2)).await.expect("it is served"), json!(4));
+        assert_eq!(host.plugins()[0].about.activation, Some(Activation::Execute), "{more}");
+        host.shutdown().await;
+    }
+}
+
+#[tokio::test]
+async fn a_request_may_be_answered_before_the_call_that_it_made() {
+    if !Installed::look().has("python") {
+        return;
+    }
+    let dir = desk("");
     let dropped = Arc::new(AtomicUsize::default());
     let flag = dropped.clone();
     let slow = move |()| {

@@ -3,10 +3,33 @@
 use serde::Serialize;
 use serde_json::{Serializer, Value, json, ser::PrettyFormatter};
 
-use crate::{discover::Found, language::Language, notebook::NotebookKernelspec};
+use crate::{
+    cli::notebook::kernels::{display_name, spec_name},
+    discover::{Found, LanguageFolder},
+    notebook::NotebookKernelspec,
+};
 
-/// The kernel that a notebook in this language names: the one that kernelbridge would take, else the usual one.
-pub fn kernelspec(language: &Language, found: Option<&Found>) -> NotebookKernelspec {
+/// What a new notebook has beside the cell that explains.
+pub struct Cells<'a> {
+    /// The plugin.
+    pub plugin: &'a str,
+    /// A test.
+    pub test: Option<&'a str>,
+    /// What emits the sample events.
+    pub sample: Option<&'a str>,
+}
+
+/// The kernel that a notebook in this language names: that with `bridge` in it, where there is one; else the one that
+/// kernelbridge would take, or the usual one.
+pub fn kernelspec(folder: &LanguageFolder, found: Option<&Found>) -> NotebookKernelspec {
+    let language = &folder.language;
+    if language.shim.as_ref().is_some_and(|shim| shim.cells) {
+        return NotebookKernelspec {
+            name: spec_name(&language.name),
+            display_name: display_name(folder),
+            language: language.kernelspec.languages.first().cloned(),
+        };
+    }
     let usual = || NotebookKernelspec {
         name: language.kernelspec.names.first().unwrap_or(&language.name).clone(),
         display_name: language.display_name.clone(),
@@ -19,21 +42,22 @@ pub fn kernelspec(language: &Language, found: Option<&Found>) -> NotebookKernels
     })
 }
 
-/// A notebook with a cell that explains, one with the plugin, and one with a test if there is any.
+/// A notebook with a cell that explains, one with the plugin, one that emits sample events and one with a test if there
+/// are any.
 ///
 /// # Errors
 ///
 /// As writing JSON.
 pub fn text(
     about: &str,
-    plugin: &str,
-    test: Option<&str>,
+    Cells { plugin, test, sample }: Cells<'_>,
     kernelspec: &NotebookKernelspec,
 ) -> serde_json::Result<String> {
     let mut cells = vec![
         json!({ "cell_type": "markdown", "id": "about", "metadata": {}, "source": lines(about) }),
         code("plugin", &json!({}), plugin),
     ];
+    cells.extend(sample.map(|sample| code("sample", &json!({ "tags": ["skip"] }), sample)));
     cells.extend(test.map(|test| code("test", &json!({ "tags": ["test"] }), test)));
     let NotebookKernelspec { name, display_name, language } = kernelspec;
     let notebook = json!({

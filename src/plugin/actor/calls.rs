@@ -55,6 +55,7 @@ impl Actor {
     pub(super) fn asked(&mut self, id: u64, plea: Result<Plea, RpcError>) {
         // A handler that was interrupted while it waited for a call, and calls again.
         self.give_up_call();
+        self.enter_cell();
         let (member, chain) = match self.state.stack.last() {
             Some(Frame::Serving { member, chain, deadline, .. }) => {
                 (member.clone(), Chain { deadline: chain.deadline.min(*deadline), ..chain.clone() })
@@ -133,6 +134,7 @@ impl Actor {
                 Ok(packed.unwrap_or_else(|| Box::<str>::from(json).into()))
             });
             self.send(Message::Json(rpc::response(id, result.as_deref())));
+            self.leave_cell();
         }
     }
 }

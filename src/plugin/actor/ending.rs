@@ -7,7 +7,7 @@ use crate::{
     language::Activation,
     plugin::{
         PluginNews, Reply,
-        actor::{Actor, Fate, Frame, Phase, Queued},
+        actor::{Actor, Fate, Frame, OpenTurn, Phase, Queued},
         gone,
         member::Member,
         turn::TurnError,
@@ -24,12 +24,15 @@ impl Actor {
     /// The turn's reply came.
     pub(super) fn turn_ended(&mut self, reply: &ExecuteReply) {
         let Some(open) = self.state.turn.take() else { return };
+        if self.live.is_some() && !open.turn.is_standing() {
+            return self.turn_of_cells_ended(open, reply);
+        }
         self.client.clear_cancel();
         self.clean_outbox();
         match open.phase {
-            Phase::Ending { .. } => {}
-            Phase::Opening if open.turn.is_standing() => {
-                self.stand_no_more(format!("{} {}", reply.ename, reply.evalue));
+            Phase::Ending { .. } | Phase::Listening => {}
+            Phase::Opening if open.turn.activation() != Activation::Execute => {
+                self.fall_back(open.turn.activation(), &format!("{} {}", reply.ename, reply.evalue));
             }
             Phase::Opening => {
                 let why = format!("carrier `{}` did not open: {} {}", self.way.carrier, reply.ename, reply.evalue);
@@ -48,7 +51,7 @@ impl Actor {
                 if open.turn.is_standing() && is_fall {
                     self.state.fallen += 1;
                     if self.state.fallen >= FALLS {
-                        self.stand_no_more("its pipes are closed again and again".to_owned());
+                        self.fall_back(open.turn.activation(), "its pipes are closed again and again");
                     }
                 }
                 let what = if reply.ename.is_empty() {
@@ -63,11 +66,11 @@ impl Actor {
         }
     }
 
-    /// The plugin is served in turns from now on.
-    fn stand_no_more(&mut self, why: String) {
-        let activation = self.way.activation;
-        tracing::warn!(plugin = &*self.name, %activation, why = why.trim(), "does not work; turns are used");
-        self.way.activation = Activation::Execute;
+    /// The plugin is served in turns of cells from now on.
+    fn fall_back(&mut self, activation: Activation, why: &str) {
+        tracing::warn!(plugin = &*self.name, %activation, why = why.trim(), "does not work; turns of cells are used");
+        self.state.given_up = Some(activation);
+        self.use_way(self.way);
     }
 
     pub(super) async fn turn_failed(&mut self, error: TurnError) {
@@ -90,8 +93,8 @@ impl Actor {
     }
 
     pub(super) fn exited(&mut self) {
-        // A turn reports the exit itself, after what was still on its way.
-        if self.state.turn.is_none() {
+        // A turn reports the exit itself, after what was still on its way; an ear hears nothing of it.
+        if matches!(self.state.turn, None | Some(OpenTurn { phase: Phase::Listening, .. })) {
             let exit = *self.client.exit().borrow();
             let output_tail = self.client.process().output_tail().text();
             let error = match exit {

@@ -19,6 +19,10 @@ const UNWIND: Duration = Duration::from_millis(500);
 const ASKED: Duration = Duration::from_millis(100);
 /// How long a handler may take to unwind after it was interrupted.
 const INTERRUPTED: Duration = Duration::from_secs(3);
+/// How soon a request is looked at again whose time was over while a cell ran.
+const IN_CELL: Duration = Duration::from_secs(1);
+/// How often a handler of a notebook that did not react to an interrupt is looked at.
+const PATIENT: Duration = Duration::from_secs(60);
 
 impl Actor {
     /// When [`Actor::expire`] has something to do next.
@@ -34,6 +38,9 @@ impl Actor {
         });
         let queued = self.state.queued.iter().map(|queued| queued.job.deadline);
         let turn = self.state.turn.as_ref().and_then(|open| match open.phase {
+            Phase::Listening => None,
+            // A cell may come first.
+            Phase::Opening if self.live.is_some() => None,
             Phase::Opening => Some(open.opened_at + READY),
             Phase::Ready { idle_since } => idle_since.map(|since| since + self.language.turn.linger()),
             Phase::Ending { since } => Some(since + END),
@@ -57,7 +64,9 @@ impl Actor {
         let now = Instant::now();
         self.expire_queued(now);
         let stuck = match self.state.turn.as_ref().map(|open| (open.phase, open.opened_at)) {
-            Some((Phase::Opening, opened_at)) if now >= opened_at + READY => Some("did not become ready"),
+            Some((Phase::Opening, opened_at)) if now >= opened_at + READY && self.live.is_none() => {
+                Some("did not become ready")
+            }
             Some((Phase::Ending { since }, _)) if now >= since + END => Some("did not end its turn"),
             _ => None,
         };
@@ -98,6 +107,7 @@ impl Actor {
     /// call, then interrupted, then killed. Returns true when the kernel is gone.
     async fn expire_frame(&mut self, index: usize, now: Instant) -> bool {
         let (is_top, is_covered) = (index + 1 == self.state.stack.len(), self.is_covered(index));
+        let is_in_cell = self.is_in_cell();
         let Some(Frame::Serving { member, deadline, reply, is_patient, fate, chain, .. }) =
             self.state.stack.get_mut(index)
         else {
@@ -105,6 +115,11 @@ impl Actor {
         };
         let error = RpcError::new(ErrorKind::Timeout, format!("deadline of {} passed", chain.path.join(" > ")));
         match *fate {
+            // What would be interrupted is somebody's cell, which was quicker than the request.
+            Fate::Running if now >= *deadline && is_in_cell && is_top => {
+                *deadline = now + IN_CELL;
+                false
+            }
             Fate::Running if now >= *deadline => {
                 if !*is_patient && let Some(reply) = reply.take() {
                     drop(reply.send(Err(error.clone().in_plugin(&member.name))));
@@ -135,6 +150,11 @@ impl Actor {
                 }
                 false
             }
+            Fate::Interrupted { until } if now >= until && self.live.is_some() => {
+                // A notebook's kernel is its author's, who sees that it is busy.
+                *fate = Fate::Interrupted { until: now + PATIENT };
+                false
+            }
             Fate::Interrupted { until } if now >= until => {
                 self.kill("a handler past its deadline did not react to an interrupt".into()).await;
                 true
@@ -144,7 +164,7 @@ impl Actor {
     }
 
     /// Of the interpreters whose event loop an interrupt stops.
-    async fn wake(&mut self) {
+    pub(super) async fn wake(&mut self) {
         let Some(code) = &self.language.turn.wake else { return };
         let Some(open) = self.state.turn.as_mut().filter(|open| open.turn.is_standing()) else { return };
         let request = ExecuteRequest { silent: self.language.turn.silent, ..ExecuteRequest::new(code.clone()) };

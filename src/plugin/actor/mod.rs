@@ -2,8 +2,10 @@
 
 mod blobs;
 mod calls;
+mod cells;
 mod ending;
 mod expiry;
+mod live;
 
 use std::{
     collections::VecDeque,
@@ -22,10 +24,11 @@ use tokio::sync::{mpsc, oneshot, watch};
 use crate::{
     blob::{Held, Outbox, Parcel},
     chain::Chain,
-    client::KernelClient,
+    client::{ClientError, Execution, KernelClient, Output},
     language::{Activation, Language},
     plugin::{
         Carrier, Job, Mail, PluginNews, Reply, SharedGraph, Way,
+        cell::Cell,
         member::{Member, Members},
         prints::Prints,
         turn::{Message, Turn, TurnError, TurnEvent},
@@ -58,12 +61,16 @@ pub(super) struct Actor {
     pub client: KernelClient,
     pub language: Arc<Language>,
     pub way: Way,
+    /// Told what of it is in use.
+    pub activation: watch::Sender<Activation>,
     pub limit_bytes: usize,
     /// Where its kernel puts large values.
     pub outbox: Option<Outbox>,
     pub prints: Arc<Prints>,
     pub graph: SharedGraph,
     pub inbox: mpsc::Receiver<Mail>,
+    /// Its code comes in cells that others have the kernel run; does it run one?
+    pub live: Option<watch::Receiver<bool>>,
     pub state: State,
 }
 
@@ -73,6 +80,10 @@ pub(super) struct State {
     turn: Option<OpenTurn>,
     queued: VecDeque<Queued>,
     stack: Vec<Frame>,
+    /// They wait for the interpreter.
+    cells: VecDeque<Cell>,
+    /// One that has it; becomes ready when it has ended.
+    cell: Option<oneshot::Receiver<()>>,
     calls: FuturesUnordered<HostCall>,
     /// Each ends with a process that the kernel cannot do without, the kernel's own among them.
     ends: FuturesUnordered<Pin<Box<dyn Future<Output = End> + Send>>>,
@@ -86,6 +97,8 @@ pub(super) struct State {
     cleaned_at: Option<Instant>,
     /// How often a standing turn ended although nobody ended it.
     fallen: u32,
+    /// What did not work; it is not tried again.
+    given_up: Option<Activation>,
     /// Requests whose turn ended under them. If another turn opens they were cancelled; if not, the interpreter is gone:
     /// Bash and Prolog restart theirs, empty, and say that all is well.
     limbo: Vec<(Reply, Arc<Member>, RpcError)>,
@@ -112,6 +125,8 @@ struct OpenTurn {
 
 #[derive(Clone, Copy, PartialEq)]
 enum Phase {
+    /// No turn, but an ear for cells.
+    Listening,
     Opening,
     /// Nothing to do since then, if so.
     Ready {
@@ -180,7 +195,10 @@ enum Happened {
     Turn(TurnEvent),
     Answered(u64, CallOutcome),
     Timer,
+    CellEnded,
     End(End),
+    /// One of the others' cells has begun or ended.
+    Cell,
 }
 
 impl Actor {
@@ -206,32 +224,44 @@ impl Actor {
                     None => std::future::pending().await,
                 }
             };
+            let cell = async {
+                match &mut state.cell {
+                    // It ends with an error when whoever watched it is gone.
+                    Some(ended) => drop(ended.await),
+                    None => std::future::pending().await,
+                }
+            };
             // In this order, not in one thrown for each event: it is quicker, and what the plugin says comes first.
             let happened = tokio::select! {
                 biased;
                 Some(end) = state.ends.next(), if state.dead.is_none() => Happened::End(end),
                 () = &mut timer => Happened::Timer,
                 event = turn => Happened::Turn(event),
+                () = cell => Happened::CellEnded,
                 Some((token, outcome)) = state.calls.next(), if !state.calls.is_empty() => {
                     Happened::Answered(token, outcome)
                 }
                 mail = self.inbox.recv(), if state.queued.len() < QUEUED => Happened::Mail(mail),
+                () = changed(&mut self.live) => Happened::Cell,
             };
             match happened {
                 Happened::Mail(Some(Mail::Job(job))) => self.state.queued.push_back(Queued { job, told: false }),
                 Happened::Mail(Some(Mail::Use(way))) => {
-                    self.state.worked &= way.carrier == self.way.carrier;
-                    let is_same = self.way.activation.is_standing()
-                        && (way.carrier, way.activation) == (self.way.carrier, self.way.activation);
-                    self.way = way;
+                    let is_same = self.use_way(way);
                     if !is_same {
                         self.end_turn();
                     }
                 }
                 Happened::Mail(Some(Mail::TakeBlobs)) => self.state.takes_blobs = true,
+                Happened::Mail(Some(Mail::Interrupt)) => self.interrupt().await,
                 Happened::Mail(Some(Mail::WatchInterpreter)) => self.watch_interpreter(),
+                Happened::Mail(Some(Mail::Cell(cell))) => self.state.cells.push_back(cell),
+                Happened::Mail(Some(Mail::InterruptCell)) => self.interrupt_cell().await,
+                Happened::CellEnded => self.state.cell = None,
                 Happened::Mail(Some(Mail::Stop { grace, done })) => {
                     self.cut_short();
+                    self.state.cells.clear();
+                    self.interrupt_cell().await;
                     self.state.stop = Some((grace, done));
                 }
                 // The handle is gone, and with it anyone who could wait.
@@ -242,6 +272,7 @@ impl Actor {
                 Happened::Turn(TurnEvent::Failed(error)) => self.turn_failed(error).await,
                 Happened::Answered(token, outcome) => self.answered(token, outcome),
                 Happened::Timer => self.expire().await,
+                Happened::Cell => self.cell_changed(),
                 Happened::End(End::Kernel) => self.exited(),
                 Happened::End(End::Interpreter) => self.kill("the interpreter behind the kernel ended".into()).await,
             }
@@ -255,6 +286,20 @@ impl Actor {
             // Whoever asked may have given up.
             let _ = done.send(());
         }
+    }
+
+    /// From the next turn on. Is a turn that is open one of those?
+    fn use_way(&mut self, mut way: Way) -> bool {
+        if self.state.given_up == Some(way.activation) {
+            way.activation = Activation::Execute;
+        }
+        self.state.worked &= way.carrier == self.way.carrier;
+        // Only the code that an `execute_request` runs depends on more.
+        let is_same = way.activation != Activation::Execute
+            && (way.carrier, way.activation) == (self.way.carrier, self.way.activation);
+        self.way = way;
+        self.activation.send_replace(way.activation);
+        is_same
     }
 
     fn watch_interpreter(&mut self) {
@@ -275,6 +320,7 @@ impl Actor {
     /// Do all that can be done now.
     async fn advance(&mut self) {
         if let Some(error) = &self.state.dead {
+            self.state.cells.clear();
             for Queued { job, told } in self.state.queued.drain(..) {
                 if told {
                     self.graph.lock().unwrap_or_else(PoisonError::into_inner).stop_waiting(job.chain.id, &self.seat);
@@ -285,6 +331,7 @@ impl Actor {
             return;
         }
         self.answer_top();
+        self.start_cell().await;
         while let Some(index) = self.startable() {
             if !self.is_ready() {
                 break;
@@ -293,9 +340,19 @@ impl Actor {
         }
         let waiting = !self.state.queued.is_empty() || !self.state.limbo.is_empty();
         let is_standing = self.way.activation.is_standing();
+        let is_for_cells = self.is_for_cells();
         match &mut self.state.turn {
+            None if is_for_cells => {}
             None if waiting || (is_standing && self.state.stop.is_none()) => self.open_turn().await,
+            None if self.live.is_some() && self.state.stop.is_none() => self.listen().await,
             None => {}
+            Some(OpenTurn { phase: Phase::Listening, .. }) => {
+                if self.state.stop.is_some() {
+                    self.state.turn = None;
+                } else if waiting && !self.is_in_cell() && self.state.stack.is_empty() {
+                    self.open_turn().await;
+                }
+            }
             Some(open) => {
                 if let Phase::Ready { idle_since } = &mut open.phase {
                     if self.state.stack.is_empty() && (!open.turn.is_standing() || self.state.stop.is_some()) {
@@ -313,7 +370,11 @@ impl Actor {
 
     fn is_ready(&mut self) -> bool {
         let Some(open) = &self.state.turn else { return false };
-        if !matches!(open.phase, Phase::Ready { .. }) {
+        if self.live.is_some() && !self.state.stack.is_empty() {
+            // A cell waits, whether there is a turn or not.
+            return true;
+        }
+        if !matches!(open.phase, Phase::Ready { .. }) || self.is_in_cell() {
             return false;
         }
         // After a bounded time the interpreter's own event loop gets a chance.
@@ -339,6 +400,7 @@ impl Actor {
             wanted
         });
         match self.state.stack.last() {
+            None if self.is_for_cells() => None,
             None => (!self.state.queued.is_empty()).then_some(0),
             Some(Frame::Waiting { answer: None, .. }) => {
                 let mut graph = self.graph.lock().unwrap_or_else(PoisonError::into_inner);
@@ -481,8 +543,29 @@ impl Actor {
     }
 
     async fn open_turn(&mut self) {
+        let opened = async {
+            if let Some(mut open) = self.state.turn.take() {
+                open.turn.begin(self.knock().await?);
+                return Ok(open.turn);
+            }
+            let prepared = Turn::prepare(self.way.carrier, self.client.folder(), self.limit_bytes)?;
+            Ok::<_, TurnError>(prepared.open(self.knock().await?, self.way.activation))
+        };
+        match opened.await {
+            Ok(turn) => {
+                self.state.turn = Some(OpenTurn { turn, phase: Phase::Opening, opened_at: Instant::now() });
+            }
+            Err(error) => self.turn_failed(error).await,
+        }
+    }
+
+    /// Send what opens a turn.
+    async fn knock(&mut self) -> Result<Execution, ClientError> {
         let (turn, Way { carrier, activation, is_async, .. }) = (&self.language.turn, self.way);
         let code = match (activation, carrier) {
+            (Activation::Comm, _) => {
+                return self.client.message_comm(turn.comm.as_deref().unwrap_or_default()).await;
+            }
             (Activation::Loop, _) => turn.standing.as_ref(),
             (Activation::Thread, _) => turn.thread.as_ref(),
             (Activation::Execute, Carrier::Pipe) => {
@@ -492,21 +575,12 @@ impl Actor {
                 turn.jupyter_async.as_ref().filter(|_| is_async).or(turn.jupyter.as_ref())
             }
         };
-        let opened = async {
-            let prepared = Turn::prepare(carrier, self.client.folder(), self.limit_bytes)?;
-            let request = ExecuteRequest {
-                silent: turn.silent,
-                allow_stdin: carrier == Carrier::Jupyter,
-                ..ExecuteRequest::new(code.cloned().unwrap_or_default())
-            };
-            Ok::<_, TurnError>(prepared.open(self.client.execute_turn(&request).await?, activation.is_standing()))
+        let request = ExecuteRequest {
+            silent: turn.silent,
+            allow_stdin: carrier == Carrier::Jupyter,
+            ..ExecuteRequest::new(code.cloned().unwrap_or_default())
         };
-        match opened.await {
-            Ok(turn) => {
-                self.state.turn = Some(OpenTurn { turn, phase: Phase::Opening, opened_at: Instant::now() });
-            }
-            Err(error) => self.turn_failed(error).await,
-        }
+        self.client.execute_turn(&request).await
     }
 
     fn end_turn(&mut self) {
@@ -541,6 +615,8 @@ impl Actor {
             Inbound::Progress { done, total, message, space } => {
                 self.news(space, PluginNews::Progress { done, total, message });
             }
+            Inbound::Output { name, text } => self.prints.show(Output::Stream { name, text }, &Member::news),
+            Inbound::Handlers { handlers, space } => self.news(space, PluginNews::Handlers(handlers)),
             Inbound::Bad { reason } => self.news(None, PluginNews::Odd { reason }),
         }
     }
@@ -570,4 +646,15 @@ impl Actor {
             let _ = open.turn.answer_keyboard(input, "").await;
         }
     }
+}
+
+/// A cell of somebody else's has begun or ended.
+async fn changed(cells: &mut Option<watch::Receiver<bool>>) {
+    if let Some(cells) = cells
+        && cells.changed().await.is_ok()
+    {
+        return;
+    }
+    // With the client all ends.
+    std::future::pending().await
 }

@@ -85,7 +85,8 @@ pub fn rpc(bytes: &[u8]) -> bool {
                 assert!(!reason.is_empty());
                 accepted = false;
             }
-            Inbound::Ready | Inbound::Log { .. } | Inbound::Progress { .. } => {}
+            Inbound::Output { name, .. } => assert!(name == "stdout" || name == "stderr"),
+            Inbound::Ready | Inbound::Log { .. } | Inbound::Progress { .. } | Inbound::Handlers { .. } => {}
         }
     }
     accepted

@@ -33,7 +33,7 @@ pub(in crate::cli::bench) struct Road {
 }
 
 /// How messages reach a plugin: the activations over carrier `pipe`, and carrier `jupyter`.
-const WAYS: [&str; 4] = ["loop", "thread", "execute", "jupyter"];
+const WAYS: [&str; 5] = ["loop", "comm", "thread", "execute", "jupyter"];
 
 /// How long a kernel may take until it is at hand.
 const WARM: Duration = Duration::from_secs(60);
