@@ -273,6 +273,11 @@ impl Discovery {
     }
 }
 
+/// Where Jupyter keeps the connection files of kernels that run: `jupyter --runtime-dir`.
+pub fn runtime_dir(environment: &Environment) -> PathBuf {
+    paths::runtime_dir(environment)
+}
+
 impl Found {
     /// Program and arguments that launch the kernel. Empty when its `argv` is.
     pub fn argv(&self, connection_file: &Path, environment: &Environment) -> Vec<OsString> {

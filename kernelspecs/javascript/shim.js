@@ -456,9 +456,10 @@
   function tag(kind, fn, more) {
     if (typeof fn !== "function") throw new TypeError(`bridge.${kind} needs a function`);
     const { tags } = own(), same = (other) => [other.kind, other.topic, other.name].join() === [kind, more.topic, more.name].join();
-    if (cells && tags.some(same)) tags.splice(tags.findIndex(same), 1); // of a cell that is run again
-    tags.push({ id: functions.push(fn) - 1, kind, ...more });
-    owners.push(own());
+    // In a cell that is run again: events that are on their way go to the new one.
+    const [old] = cells && tags.some(same) ? tags.splice(tags.findIndex(same), 1) : [], id = old?.id ?? functions.length;
+    [functions[id], owners[id]] = [fn, own()];
+    tags.push({ id, kind, ...more });
     if (cells) notify("handlers", { handlers: tags });
   }
   /** The signature, and the JSDoc comment above the export or above the function it names. */

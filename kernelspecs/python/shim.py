@@ -603,6 +603,11 @@ def _kernelbridge():
             return functools.partial(register, space, **{**tags, "name": function or tags.get("name")})
         now.tags += 1
         tags.update(id=now.tags, name=tags.get("name") or getattr(function, "__name__", "function"))
+        if now.cells:  # one that is run again: events that are on their way go to the new one
+            same = lambda it: all(it.get(key) == tags.get(key) for key in ("kind", "topic", "name"))
+            for old in filter(same, space.tags[:]):
+                space.tags.remove(old)
+                tags["id"] = old["id"]
         now.handlers[tags["id"]] = function
         if tags.get("columns"):
             now.shapes[tags["id"]] = shaped(function, tags["columns"])
@@ -610,10 +615,6 @@ def _kernelbridge():
             space.exports[tags["name"]], tags["doc"] = function, inspect.getdoc(function) or ""
         if space.id:
             homes[tags["id"]] = space
-        if now.cells:  # one that is run again
-            same = operator.itemgetter("kind", "name")
-            for old in [it for it in space.tags if same(it) == same(tags) and it.get("topic") == tags.get("topic")]:
-                space.tags.remove(old), now.handlers.pop(old["id"])
         space.tags.append(tags)
         now.is_async |= inspect.iscoroutinefunction(inspect.unwrap(function))
         if now.cells:

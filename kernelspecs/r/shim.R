@@ -569,14 +569,12 @@ local({
   # ---- What authors see
   register <- function(space, kind, name, topic, fn, ...) {
     stopifnot(is.character(topic), length(topic) == 1L, is.function(fn))
-    id <- length(handlers) + 1L
     name <- if (is.call(name)) topic else as.character(name)
+    # In a cell that is run again: events that are on their way go to the new one.
+    is_same <- function(id) cells && identical(unname(handlers[[id]][c("kind", "topic", "name")]), list(kind, topic, name))
+    id <- c(Filter(is_same, space$ids), length(handlers) + 1L)[[1L]]
     handlers[[id]] <<- list(id = id, kind = kind, topic = topic, name = name, ..., fn = fn, space = space)
-    if (cells) for (old in space$ids) if (identical(handlers[[old]][c("kind", "topic", "name")], handlers[[id]][c("kind", "topic", "name")])) {
-      handlers[old] <<- list(NULL)  # of a cell that is run again
-      space$ids <- setdiff(space$ids, old)
-    }
-    space$ids <- c(space$ids, id)
+    space$ids <- union(space$ids, id)
     if (cells) notify("handlers", list(handlers = tags_of(space), space = space$id))
     invisible(fn)
   }

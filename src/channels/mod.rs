@@ -229,5 +229,14 @@ impl Iopub {
     }
 }
 
+/// Does somebody listen for requests there now? Nobody is connected to.
+///
+/// # Errors
+///
+/// When the system does not say.
+pub fn is_listening(connection: &ConnectionInfo) -> std::io::Result<bool> {
+    listening::Lookout::new().all(connection, &[connection.shell_port])
+}
+
 #[cfg(test)]
 mod tests;

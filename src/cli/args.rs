@@ -51,6 +51,8 @@ pub enum Command {
         #[arg(long)]
         json: bool,
     },
+    /// List kernels that run: Jupyter's, and those of plugins
+    Kernels(KernelsArgs),
     /// Install kernels for languages, and register them for you
     Install(InstallArgs),
     /// Start kernels and report what each can really do
@@ -430,6 +432,20 @@ pub struct RunArgs {
 
 /// Options of a host that listens.
 const LISTENING: &str = "Attaching while it runs";
+
+/// `kernelbridge kernels`
+#[derive(Debug, clap::Args)]
+#[command(
+    after_help = "They are looked for where `jupyter --runtime-dir` says (kernel-*.json), and in the private folders of \
+                        kernelbridge. A kernel is stale when nobody listens on its port any more: then only its connection \
+                        file is left, which may be deleted.\n\
+                        OURS is `plugin` for a kernel that serves a plugin, `notebook` for a notebook kernel of kernelbridge."
+)]
+pub struct KernelsArgs {
+    /// Print JSON.
+    #[arg(long)]
+    pub json: bool,
+}
 
 /// `kernelbridge hosts`
 #[derive(Debug, clap::Args)]

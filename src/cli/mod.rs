@@ -15,6 +15,7 @@ mod doctor;
 mod hosts;
 mod install;
 mod kernel;
+mod kernels;
 pub mod languages;
 mod new;
 mod notebook;
@@ -83,6 +84,7 @@ async fn obey(args: Args) -> anyhow::Result<Ending> {
         Command::DeadLetters(options) => dead_letters::dead_letters(options).await,
         Command::Release(options) => dead_letters::release(&options).await,
         Command::Languages { json } => show::languages(&kernelspecs, json),
+        Command::Kernels(options) => kernels::kernels(&options),
         Command::Install(options) => setup::install(options, &kernelspecs).await,
         Command::Doctor(options) => doctor::doctor(options, &kernelspecs).await,
         Command::HoldKernel { kernelspec } => doctor::hold(&kernelspec, &kernelspecs).await,

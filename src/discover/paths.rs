@@ -75,6 +75,14 @@ fn data_dir(environment: &Environment) -> (PathBuf, Origin) {
     }
 }
 
+/// `jupyter_runtime_dir()`: where connection files are.
+pub(super) fn runtime_dir(environment: &Environment) -> PathBuf {
+    match environment.non_empty("JUPYTER_RUNTIME_DIR") {
+        Some(dir) => environment.absolute(dir),
+        None => data_dir(environment).0.join("runtime"),
+    }
+}
+
 fn system_dirs(environment: &Environment) -> Vec<PathBuf> {
     let defaults = || vec![PathBuf::from("/usr/local/share/jupyter"), PathBuf::from("/usr/share/jupyter")];
     if !uses_platform_dirs(environment) {

@@ -144,7 +144,7 @@ impl Kernel {
         let Parts { client, inbox, death, activation, prints, pool } = parts;
         let outbox = pool.zip(client.process().blobs());
         let outbox = outbox.map(|(pool, path)| Outbox::open(pool, path, source.sandbox.read_only)).transpose()?;
-        let live = source.live.as_ref().map(|_| client.others_cell());
+        let cells = source.live.as_ref().map(|_| client.others_cell());
         let actor = Actor {
             name,
             members: self.members.clone(),
@@ -159,7 +159,7 @@ impl Kernel {
             prints,
             graph,
             inbox,
-            live,
+            cells,
             state: State::default(),
         };
         self.keep(tokio::spawn(actor.run()));

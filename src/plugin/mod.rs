@@ -10,7 +10,6 @@
 //! ([`crate::chain`]). All it knows of the host is the trait [`HostCalls`].
 
 mod actor;
-mod cell;
 mod kernel;
 mod load;
 mod member;
@@ -19,6 +18,7 @@ mod prints;
 mod spare;
 mod template;
 mod turn;
+mod visit;
 
 use std::{
     fmt,
@@ -40,14 +40,14 @@ use crate::{
     chain::{Chain, WaitGraph},
     client::{ClientError, Output, Prober, Startup, milliseconds},
     language::{Activation, Language},
-    plugin::{cell::Cell, member::Member},
+    plugin::{member::Member, visit::Visit},
     rpc::{self, Handler, LogLevel, Params, RpcError},
 };
 
-pub use cell::{CellEvent, Look};
 pub use kernel::Kernel;
 pub use load::{LoadError, PluginSource, Runtime, check_sandbox, launch_options, not_enforced};
 pub use spare::Spare;
+pub use visit::{CellEvent, Look};
 
 /// How long the shim of a shared kernel has to drop a plugin that is gone.
 const FORGET: Duration = Duration::from_secs(60);
@@ -218,12 +218,12 @@ enum Mail {
     TakeBlobs,
     /// Whatever the kernel has started by now is the interpreter.
     WatchInterpreter,
+    /// To be done between two requests.
+    Visit(Visit),
+    /// Interrupt the visit, if there is one.
+    InterruptVisit,
     /// Interrupt whatever runs: somebody asks for it who sees that it does.
     Interrupt,
-    /// To be run between two requests.
-    Cell(Cell),
-    /// If one runs.
-    InterruptCell,
     Stop {
         grace: Duration,
         done: oneshot::Sender<()>,

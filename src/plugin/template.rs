@@ -72,8 +72,8 @@ impl TemplateActor {
                     let result = self.serve(&job).await.map(Parcel::from).map_err(|error| error.in_plugin(&self.name));
                     drop(job.reply.send(result));
                 }
-                // Dropped: whoever waits for a cell is told that nobody runs it.
-                Mail::Cell(_) | Mail::InterruptCell => {}
+                // Dropped: whoever waits for a visit is told that nobody made it.
+                Mail::Visit(_) | Mail::InterruptVisit => {}
                 Mail::Use(_) | Mail::TakeBlobs | Mail::WatchInterpreter | Mail::Interrupt => {}
                 Mail::Stop { grace: asked, done } => {
                     (grace, stopped) = (asked, Some(done));

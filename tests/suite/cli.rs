@@ -4,6 +4,7 @@ mod bad_input;
 mod dead_letters;
 mod delivery;
 mod doctor;
+mod live;
 mod new_and_test;
 mod run;
 mod signals;

@@ -4,18 +4,24 @@
 
 use std::{
     path::Path,
+    process::Stdio,
     time::{Duration, Instant},
 };
 
 use kernelbridge::{
     client::{Executed, KernelClient, LaunchOptions, Output},
-    host::{Host, HostBuilder, ListenOptions},
+    discover::Environment,
+    host::{Host, HostBuilder, ListenOptions, runtime_for},
     language::Interrupt,
+    plugin::launch_options,
     provision::LaunchSpec,
     wire::content::{ExecuteRequest, Status},
 };
 use serde_json::{Value, json};
-use tokio::time::{sleep, timeout};
+use tokio::{
+    process::Command,
+    time::{sleep, timeout},
+};
 
 use crate::{
     host::plugin,
@@ -245,8 +251,10 @@ async fn a_notebook_gets_live_events_takes_a_plugins_place_and_gives_it_back() {
         by(&host).as_deref() == Some("\"notebook\"")
     })
     .await;
-    let whose: String = host.call("counter.whose", ()).await.expect("the notebook's");
-    assert_eq!(whose, "notebook");
+    until("the notebook's function is called", async || {
+        host.call::<String>("counter.whose", ()).await.expect("one of the two") == "notebook"
+    })
+    .await;
 
     // Another notebook is told who is there already.
     let mut second = notebook("python").await;
@@ -298,6 +306,58 @@ async fn a_host_that_is_not_there_or_goes_is_an_error_in_the_cell() {
     let (executed, shown) = run(&mut client, &format!("bridge$connect('{socket}')")).await;
     assert_eq!(executed.reply.status, Status::Error);
     assert!(shown.contains("token"), "{shown}");
+    client.shutdown(GRACE).await;
+    host.shutdown().await;
+}
+
+/// The kernel is one that a frontend has started, and kernelbridge comes later.
+#[tokio::test]
+async fn a_stock_kernel_is_attached_from_outside_and_lives_on() {
+    let installed = Installed::look();
+    if !installed.has("python") {
+        return;
+    }
+    let dir = tempfile::tempdir().expect("a folder");
+    let path = plugin(dir.path(), "counter", "python", COUNTER, "");
+    let (host, socket) = listening(dir.path(), |host| host.plugin(path)).await;
+    let found = installed.languages.kernelspec_for(&installed.discovery, "python").expect("found");
+    let runtime = runtime_for(found, &installed.languages, &Environment::capture());
+    let mut client = KernelClient::launch(launch_options(&runtime, None)).await.expect("a kernel");
+    let file = dir.path().join("kernel-1.json");
+    std::fs::write(&file, serde_json::to_vec(client.connection()).expect("JSON")).expect("written");
+    let attach = |more: &[&str]| {
+        let mut command = Command::new(env!("CARGO_BIN_EXE_kernelbridge"));
+        command.arg("attach").arg(&file).args(["--host", &socket]).args(more);
+        command.stdout(Stdio::piped()).stderr(Stdio::piped()).kill_on_drop(true);
+        command
+    };
+    let refused = timeout(PATIENCE, attach(&["--replace", "nobody"]).output()).await.expect("in time").expect("run");
+    assert_eq!(refused.status.code(), Some(2));
+    assert!(String::from_utf8_lossy(&refused.stderr).contains("nobody"), "{refused:?}");
+
+    let mut child = attach(&["--replace", "counter"]).spawn().expect("run");
+    until("attached", async || !host.links().is_empty()).await;
+    run(&mut client, "@bridge.on('quake.*')\ndef rate(event): return bridge.state.set('by', 'notebook')").await;
+    until("the notebook's handler is called", async || {
+        host.emit("quake.new", &1).await.expect("accepted");
+        host.drain().await;
+        host.store().get("by").expect("the store").is_some_and(|value| value.get() == "\"notebook\"")
+    })
+    .await;
+    let id = child.id().expect("it runs");
+    nix::sys::signal::kill(nix::unistd::Pid::from_raw(id as i32), nix::sys::signal::Signal::SIGINT).expect("sent");
+    let status = timeout(PATIENCE, child.wait()).await.expect("in time").expect("ended");
+    assert!(status.success(), "{status:?}");
+    until("the host has everything back", async || host.links().is_empty()).await;
+    host.emit("quake.new", &2).await.expect("accepted");
+    host.drain().await;
+    assert_eq!(host.store().get("by").expect("the store").expect("a value").get(), "\"plugin\"");
+
+    // The kernel is as it was, but that `bridge` reaches nobody.
+    assert_eq!(run(&mut client, "6 * 7").await.1.trim(), "42");
+    let (executed, _) = run(&mut client, "bridge.state.get('by')").await;
+    assert_eq!(executed.reply.status, Status::Error);
+    assert!(executed.reply.evalue.contains("no host is attached"), "{:?}", executed.reply);
     client.shutdown(GRACE).await;
     host.shutdown().await;
 }

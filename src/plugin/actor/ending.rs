@@ -24,7 +24,7 @@ impl Actor {
     /// The turn's reply came.
     pub(super) fn turn_ended(&mut self, reply: &ExecuteReply) {
         let Some(open) = self.state.turn.take() else { return };
-        if self.live.is_some() && !open.turn.is_standing() {
+        if self.cells.is_some() && !open.turn.is_standing() {
             return self.turn_of_cells_ended(open, reply);
         }
         self.client.clear_cancel();

@@ -40,7 +40,7 @@ impl Actor {
         let turn = self.state.turn.as_ref().and_then(|open| match open.phase {
             Phase::Listening => None,
             // A cell may come first.
-            Phase::Opening if self.live.is_some() => None,
+            Phase::Opening if self.cells.is_some() => None,
             Phase::Opening => Some(open.opened_at + READY),
             Phase::Ready { idle_since } => idle_since.map(|since| since + self.language.turn.linger()),
             Phase::Ending { since } => Some(since + END),
@@ -64,7 +64,7 @@ impl Actor {
         let now = Instant::now();
         self.expire_queued(now);
         let stuck = match self.state.turn.as_ref().map(|open| (open.phase, open.opened_at)) {
-            Some((Phase::Opening, opened_at)) if now >= opened_at + READY && self.live.is_none() => {
+            Some((Phase::Opening, opened_at)) if now >= opened_at + READY && self.cells.is_none() => {
                 Some("did not become ready")
             }
             Some((Phase::Ending { since }, _)) if now >= since + END => Some("did not end its turn"),
@@ -150,7 +150,7 @@ impl Actor {
                 }
                 false
             }
-            Fate::Interrupted { until } if now >= until && self.live.is_some() => {
+            Fate::Interrupted { until } if now >= until && self.cells.is_some() => {
                 // A notebook's kernel is its author's, who sees that it is busy.
                 *fate = Fate::Interrupted { until: now + PATIENT };
                 false

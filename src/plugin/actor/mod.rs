@@ -5,7 +5,7 @@ mod calls;
 mod cells;
 mod ending;
 mod expiry;
-mod live;
+mod visits;
 
 use std::{
     collections::VecDeque,
@@ -28,10 +28,10 @@ use crate::{
     language::{Activation, Language},
     plugin::{
         Carrier, Job, Mail, PluginNews, Reply, SharedGraph, Way,
-        cell::Cell,
         member::{Member, Members},
         prints::Prints,
         turn::{Message, Turn, TurnError, TurnEvent},
+        visit::Visit,
     },
     rpc::{self, ErrorKind, Inbound, RpcError},
     wire::content::ExecuteRequest,
@@ -70,7 +70,7 @@ pub(super) struct Actor {
     pub graph: SharedGraph,
     pub inbox: mpsc::Receiver<Mail>,
     /// Its code comes in cells that others have the kernel run; does it run one?
-    pub live: Option<watch::Receiver<bool>>,
+    pub cells: Option<watch::Receiver<bool>>,
     pub state: State,
 }
 
@@ -80,10 +80,10 @@ pub(super) struct State {
     turn: Option<OpenTurn>,
     queued: VecDeque<Queued>,
     stack: Vec<Frame>,
-    /// They wait for the interpreter.
-    cells: VecDeque<Cell>,
-    /// One that has it; becomes ready when it has ended.
-    cell: Option<oneshot::Receiver<()>>,
+    /// Consoles that wait for the interpreter.
+    visits: VecDeque<Visit>,
+    /// One that has it; becomes ready when it is over.
+    visit: Option<oneshot::Receiver<()>>,
     calls: FuturesUnordered<HostCall>,
     /// Each ends with a process that the kernel cannot do without, the kernel's own among them.
     ends: FuturesUnordered<Pin<Box<dyn Future<Output = End> + Send>>>,
@@ -195,7 +195,7 @@ enum Happened {
     Turn(TurnEvent),
     Answered(u64, CallOutcome),
     Timer,
-    CellEnded,
+    VisitOver,
     End(End),
     /// One of the others' cells has begun or ended.
     Cell,
@@ -224,8 +224,8 @@ impl Actor {
                     None => std::future::pending().await,
                 }
             };
-            let cell = async {
-                match &mut state.cell {
+            let visit = async {
+                match &mut state.visit {
                     // It ends with an error when whoever watched it is gone.
                     Some(ended) => drop(ended.await),
                     None => std::future::pending().await,
@@ -237,12 +237,12 @@ impl Actor {
                 Some(end) = state.ends.next(), if state.dead.is_none() => Happened::End(end),
                 () = &mut timer => Happened::Timer,
                 event = turn => Happened::Turn(event),
-                () = cell => Happened::CellEnded,
+                () = visit => Happened::VisitOver,
                 Some((token, outcome)) = state.calls.next(), if !state.calls.is_empty() => {
                     Happened::Answered(token, outcome)
                 }
                 mail = self.inbox.recv(), if state.queued.len() < QUEUED => Happened::Mail(mail),
-                () = changed(&mut self.live) => Happened::Cell,
+                () = changed(&mut self.cells) => Happened::Cell,
             };
             match happened {
                 Happened::Mail(Some(Mail::Job(job))) => self.state.queued.push_back(Queued { job, told: false }),
@@ -255,13 +255,13 @@ impl Actor {
                 Happened::Mail(Some(Mail::TakeBlobs)) => self.state.takes_blobs = true,
                 Happened::Mail(Some(Mail::Interrupt)) => self.interrupt().await,
                 Happened::Mail(Some(Mail::WatchInterpreter)) => self.watch_interpreter(),
-                Happened::Mail(Some(Mail::Cell(cell))) => self.state.cells.push_back(cell),
-                Happened::Mail(Some(Mail::InterruptCell)) => self.interrupt_cell().await,
-                Happened::CellEnded => self.state.cell = None,
+                Happened::Mail(Some(Mail::Visit(visit))) => self.state.visits.push_back(visit),
+                Happened::Mail(Some(Mail::InterruptVisit)) => self.interrupt_visit().await,
+                Happened::VisitOver => self.state.visit = None,
                 Happened::Mail(Some(Mail::Stop { grace, done })) => {
                     self.cut_short();
-                    self.state.cells.clear();
-                    self.interrupt_cell().await;
+                    self.state.visits.clear();
+                    self.interrupt_visit().await;
                     self.state.stop = Some((grace, done));
                 }
                 // The handle is gone, and with it anyone who could wait.
@@ -320,7 +320,7 @@ impl Actor {
     /// Do all that can be done now.
     async fn advance(&mut self) {
         if let Some(error) = &self.state.dead {
-            self.state.cells.clear();
+            self.state.visits.clear();
             for Queued { job, told } in self.state.queued.drain(..) {
                 if told {
                     self.graph.lock().unwrap_or_else(PoisonError::into_inner).stop_waiting(job.chain.id, &self.seat);
@@ -331,7 +331,7 @@ impl Actor {
             return;
         }
         self.answer_top();
-        self.start_cell().await;
+        self.start_visit().await;
         while let Some(index) = self.startable() {
             if !self.is_ready() {
                 break;
@@ -340,11 +340,11 @@ impl Actor {
         }
         let waiting = !self.state.queued.is_empty() || !self.state.limbo.is_empty();
         let is_standing = self.way.activation.is_standing();
-        let is_for_cells = self.is_for_cells();
+        let is_visited = self.is_visited();
         match &mut self.state.turn {
-            None if is_for_cells => {}
+            None if is_visited => {}
             None if waiting || (is_standing && self.state.stop.is_none()) => self.open_turn().await,
-            None if self.live.is_some() && self.state.stop.is_none() => self.listen().await,
+            None if self.cells.is_some() && self.state.stop.is_none() => self.listen().await,
             None => {}
             Some(OpenTurn { phase: Phase::Listening, .. }) => {
                 if self.state.stop.is_some() {
@@ -370,7 +370,7 @@ impl Actor {
 
     fn is_ready(&mut self) -> bool {
         let Some(open) = &self.state.turn else { return false };
-        if self.live.is_some() && !self.state.stack.is_empty() {
+        if self.cells.is_some() && !self.state.stack.is_empty() {
             // A cell waits, whether there is a turn or not.
             return true;
         }
@@ -400,7 +400,7 @@ impl Actor {
             wanted
         });
         match self.state.stack.last() {
-            None if self.is_for_cells() => None,
+            None if self.is_visited() => None,
             None => (!self.state.queued.is_empty()).then_some(0),
             Some(Frame::Waiting { answer: None, .. }) => {
                 let mut graph = self.graph.lock().unwrap_or_else(PoisonError::into_inner);

@@ -76,12 +76,12 @@ pub enum Look {
 
 /// Something that needs the interpreter for itself.
 #[derive(Debug)]
-pub(super) enum Cell {
+pub(super) enum Visit {
     Execute { code: String, events: mpsc::Sender<CellEvent>, inbox: mpsc::WeakSender<Mail> },
     Look { look: Look, within: Duration, reply: oneshot::Sender<Result<Box<RawValue>, ClientError>> },
 }
 
-impl Cell {
+impl Visit {
     /// Does anybody still want it?
     pub fn is_wanted(&self) -> bool {
         match self {
@@ -123,7 +123,7 @@ pub(super) async fn watch(
                 tries += 1;
                 if let Some(inbox) = inbox.upgrade() {
                     // A full inbox is tried again.
-                    let _ = inbox.try_send(Mail::InterruptCell);
+                    let _ = inbox.try_send(Mail::InterruptVisit);
                 }
                 if tries == TRIES {
                     tracing::warn!("a cell whose console is gone does not react to interrupts; events wait for it");
@@ -172,14 +172,14 @@ impl Plugin {
         self.has_interpreter()?;
         let (events, receiver) = mpsc::channel(OUTPUTS);
         let inbox = self.kernel.inbox.downgrade();
-        self.give(Cell::Execute { code: code.to_owned(), events, inbox }).await?;
+        self.give(Visit::Execute { code: code.to_owned(), events, inbox }).await?;
         Ok(receiver)
     }
 
     /// Interrupt the cell that runs, if one does.
     pub async fn interrupt_cell(&self) {
         // If the kernel is gone, so is the cell.
-        let _ = self.kernel.inbox.send(Mail::InterruptCell).await;
+        let _ = self.kernel.inbox.send(Mail::InterruptVisit).await;
     }
 
     /// Ask its interpreter as soon as nothing runs there: the content of the kernel's reply.
@@ -190,7 +190,7 @@ impl Plugin {
     pub async fn look(&self, look: Look, within: Duration) -> Result<Box<RawValue>, RpcError> {
         self.has_interpreter()?;
         let (reply, answer) = oneshot::channel();
-        self.give(Cell::Look { look, within, reply }).await?;
+        self.give(Visit::Look { look, within, reply }).await?;
         match answer.await {
             Ok(Ok(answer)) => Ok(answer),
             Ok(Err(error @ ClientError::Timeout { .. })) => Err(RpcError::new(ErrorKind::Timeout, error.to_string())),
@@ -199,8 +199,8 @@ impl Plugin {
         }
     }
 
-    async fn give(&self, cell: Cell) -> Result<(), RpcError> {
-        self.kernel.inbox.send(Mail::Cell(cell)).await.map_err(|_| self.is_gone())
+    async fn give(&self, visit: Visit) -> Result<(), RpcError> {
+        self.kernel.inbox.send(Mail::Visit(visit)).await.map_err(|_| self.is_gone())
     }
 
     fn has_interpreter(&self) -> Result<(), RpcError> {

@@ -1,0 +1,188 @@
+//! `hosts`, `record`, `console` and `kernels`, beside a host that runs.
+
+use std::time::Duration;
+
+use serde_json::{Value, json};
+
+use super::{Desk, Running, one_at_a_time};
+use crate::support::Installed;
+
+const PLUGIN: &str = r#"
+seen = []
+
+@bridge.on("quake.*")
+def rate(event):
+    seen.append(event.data)
+    return len(seen)
+"#;
+
+/// Emits until its stdin is closed.
+fn host<'a>(desk: &'a Desk, more: &[&str]) -> Running<'a> {
+    let args =
+        ["run", "counter", "--events", "-", "--topic", "quake.new", "--state", ":memory:", "--out", "out.ndjson"];
+    let running = Running::start(desk, &[&args, more].concat());
+    running.wait_for("it listens", |desk| {
+        std::fs::read_to_string(desk.path("err")).is_ok_and(|err| err.contains("listening as"))
+    });
+    running
+}
+
+#[test]
+fn events_of_a_running_host_are_recorded_as_run_reads_them() {
+    if !Installed::look().has("python") {
+        return;
+    }
+    let _kernels = one_at_a_time();
+    let desk = Desk::new();
+    desk.python("counter", "", PLUGIN);
+    assert_eq!(
+        desk.run(&["record", "-n", "1"]).with(2).err,
+        "error: no host listens; start one with `kernelbridge run --listen`\n"
+    );
+    let running = host(&desk, &["--listen", "--name", "quakes"]);
+    let hosts: Value = serde_json::from_str(&desk.run(&["hosts", "--json"]).with(0).out).expect("JSON");
+    assert_eq!((&hosts[0]["name"], &hosts[0]["allow_console"]), (&json!("quakes"), &json!(false)));
+    assert!(desk.run(&["hosts"]).with(0).out.contains("looks only"));
+    let ended = desk.run(&["record", "--host", "quake", "-n", "1"]).with(2);
+    assert_eq!(ended.err, "error: no running host `quake`; running: `quakes`\n");
+
+    let recording =
+        desk.command(&["record", "--topic", "quake.*", "--topic", "quake.new", "-n", "3", "-o", "three.ndjson"]);
+    let mut recording = { recording }.spawn().expect("starts");
+    let mut n = 0;
+    while recording.try_wait().expect("a status").is_none() {
+        n += 1;
+        assert!(n < 600, "it records");
+        running.write(&format!("{{\"n\":{n}}}\n"));
+        std::thread::sleep(Duration::from_millis(50));
+    }
+    super::Ended::of(recording).with(0);
+    let lines = desk.lines("three.ndjson");
+    let first = lines[0]["data"]["n"].as_u64().expect("a number");
+    let expected: Vec<_> = (first..first + 3).map(|n| json!({"topic": "quake.new", "data": {"n": n}})).collect();
+    assert_eq!(lines, expected, "each once, although two patterns want it");
+
+    // A host that ends before there were enough.
+    let recording = desk.command(&["record", "--host", "quakes", "-n", "1000"]).spawn().expect("starts");
+    std::thread::sleep(Duration::from_millis(300));
+    running.end().with(0);
+    let ended = super::Ended::of(recording).with(2);
+    assert!(ended.err.contains("of 1000 came before the host ended the link: the host was shut down"), "{}", ended.err);
+    assert_eq!(desk.run(&["hosts", "--json"]).with(0).out, "[]\n");
+
+    let again = ["run", "counter", "--events", "three.ndjson", "--state", ":memory:"];
+    let results: Vec<_> = desk.run(&again).with(0).lines().iter().map(|line| line["result"].clone()).collect();
+    assert_eq!(results, [1, 2, 3]);
+    desk.leaves_nothing();
+}
+
+#[test]
+fn a_console_runs_code_where_events_are_served_and_they_wait_for_it() {
+    if !Installed::look().has("python") {
+        return;
+    }
+    let _kernels = one_at_a_time();
+    let desk = Desk::new();
+    desk.python("counter", "[limits]\ntimeout = \"1s\"\n[delivery]\nattempts = 1\n", PLUGIN);
+    let running = host(&desk, &["--listen", "--allow-console"]);
+    running.write("{\"n\":1}\n");
+    running.wait_for("it is handled", |desk| !desk.lines("out.ndjson").is_empty());
+    assert_eq!(desk.run(&["console", "counter", "-c", "seen"]).with(0).out, "[{'n': 1}]\n");
+
+    // Longer than a handler may take: what waits for it is late, but nobody is blamed for it.
+    let code = "import time\nopen('begun', 'w').close()\ntime.sleep(3)\nseen.append('console')\nprint('done')";
+    desk.write("cell.py", code);
+    let mut cell = desk.command(&["console", "counter"]);
+    let cell = cell.stdin(std::fs::File::open(desk.path("cell.py")).expect("a file")).spawn().expect("starts");
+    running.wait_for("it runs", |desk| desk.path("counter/begun").exists());
+    running.write("{\"n\":2}\n{\"n\":3}\n");
+    let ended = super::Ended::of(cell).with(0);
+    assert_eq!(ended.out, "done\n");
+    assert!(ended.err.contains(" waited up to "), "{}", ended.err);
+    running.wait_for("all are handled", |desk| desk.lines("out.ndjson").len() == 3);
+    let results: Vec<_> = desk.lines("out.ndjson").iter().map(|line| line["result"].clone()).collect();
+    assert_eq!(results, [1, 3, 4], "none was lost, none was handled twice, and `seen` has what the console appended");
+
+    // Errors, plots, and what is interrupted.
+    let ended = desk.run(&["console", "counter", "-c", "1/0"]).with(1);
+    assert!(ended.err.contains("ZeroDivisionError") && !ended.err.contains('\u{1b}'), "{}", ended.err);
+    let png = "iVBORw0KGgoAAAANSUhEUgAAAAEAAAABCAYAAAAfFcSJAAAADUlEQVR42mNkYPhfDwAChwGA60e6kgAAAABJRU5ErkJggg==";
+    let show = format!("from IPython.display import display\ndisplay({{'image/png': '{png}'}}, raw=True)");
+    for number in [1, 2] {
+        let ended = desk.run(&["console", "counter", "--outputs", "images", "-c", &show]).with(0);
+        assert_eq!(ended.out, format!("saved images/counter-{number}.png\n"));
+    }
+    assert!(std::fs::read(desk.path("images/counter-2.png")).expect("an image").starts_with(b"\x89PNG"));
+    let endless = "open('endless', 'w').close()\nwhile True: pass";
+    let cell = desk.command(&["console", "counter", "-c", endless]).spawn().expect("starts");
+    running.wait_for("it runs", |desk| desk.path("counter/endless").exists());
+    let process = nix::unistd::Pid::from_raw(i32::try_from(cell.id()).expect("a process"));
+    nix::sys::signal::kill(process, nix::sys::signal::Signal::SIGINT).expect("sent");
+    assert!(super::Ended::of(cell).with(1).err.contains("KeyboardInterrupt"));
+    // One whose console is killed is interrupted as well: events do not wait for it for ever.
+    std::fs::remove_file(desk.path("counter/endless")).expect("removed");
+    let mut cell = desk.command(&["console", "counter", "-c", endless]).spawn().expect("starts");
+    running.wait_for("it runs", |desk| desk.path("counter/endless").exists());
+    cell.kill().expect("killed");
+    cell.wait().expect("gone");
+    running.write("{\"n\":4}\n");
+    running.wait_for("it is handled", |desk| desk.lines("out.ndjson").len() == 4);
+    let summary = running.end().with(0);
+    assert!(!summary.err.contains("kernel gone") && !summary.err.contains("restarts"), "{}", summary.err);
+    desk.leaves_nothing();
+}
+
+#[test]
+fn a_console_looks_only_unless_the_host_allows_more() {
+    if !Installed::look().has("r") {
+        return;
+    }
+    let _kernels = one_at_a_time();
+    let desk = Desk::new();
+    desk.write("counter/plugin.toml", "[plugin]\nname = \"counter\"\nlanguage = \"r\"\nentry = \"plugin.R\"\n");
+    desk.write("counter/plugin.R", "bridge$on('quake.*', function(event) event$data$n + 1)\n");
+    let running = host(&desk, &["--listen"]);
+    let ended = desk.run(&["console", "counter", "-c", "1+1"]).with(2);
+    assert_eq!(ended.err, "error: this host lets consoles look, but run no code; start it with `--allow-console`\n");
+    let ended = desk.run(&["console", "countr", "-c", "1+1"]).with(2);
+    assert_eq!(ended.err, "error: no plugin `countr` in this host; did you mean `counter`?\n");
+    running.write("{\"n\":1}\n");
+    running.end().with(0);
+    assert_eq!(desk.lines("out.ndjson")[0]["result"], 2);
+
+    let running = host(&desk, &["--listen", "--allow-console"]);
+    // In turns of their own, between those of the events.
+    assert_eq!(desk.run(&["console", "counter", "-c", "6*7"]).with(0).out, "[1] 42\n");
+    running.write("{\"n\":41}\n");
+    running.wait_for("it is handled", |desk| desk.lines("out.ndjson").len() == 1);
+    let ended = desk.run(&["console", "counter", "-c", "stop('no')"]).with(1);
+    assert!(ended.err.contains("no"), "{}", ended.err);
+    running.end().with(0);
+    desk.leaves_nothing();
+}
+
+#[test]
+fn kernels_that_run_are_listed_and_stale_files_told() {
+    if !Installed::look().has("python") {
+        return;
+    }
+    let _kernels = one_at_a_time();
+    let desk = Desk::new();
+    desk.python("counter", "", PLUGIN);
+    let stale = json!({"transport": "tcp", "ip": "127.0.0.1", "shell_port": 1, "iopub_port": 2, "stdin_port": 3,
+        "control_port": 4, "hb_port": 5, "signature_scheme": "hmac-sha256", "key": "k", "kernel_name": "python3"});
+    desk.write("runtime/kernel-1.json", &stale.to_string());
+    desk.write("runtime/kernel-2.json", "{}");
+    desk.write("runtime/nbserver-1.json", "{}");
+    let running = host(&desk, &["--listen"]);
+    let mut command = desk.command(&["kernels", "--json"]);
+    command.env("JUPYTER_RUNTIME_DIR", desk.path("runtime"));
+    let ended = super::Ended::of(command.spawn().expect("starts")).with(0);
+    let rows: Value = serde_json::from_str(&ended.out).expect("JSON");
+    assert_eq!(rows.as_array().map(Vec::len), Some(2), "{rows}");
+    assert_eq!((&rows[0]["is_alive"], &rows[0]["ours"]), (&json!(true), &json!("plugin")));
+    assert!(rows[0]["process_id"].is_u64(), "{rows}");
+    assert_eq!((&rows[1]["is_alive"], &rows[1]["kernelspec"]), (&json!(false), &json!("python3")));
+    assert!(ended.err.contains("kernel-2.json: no connection file"), "{}", ended.err);
+    running.end().with(0);
+}
