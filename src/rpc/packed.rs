@@ -1,8 +1,9 @@
 //! Columns as bytes, for languages whose vectors are made from bytes more quickly than from JSON.
 //!
-//! A column of one kind is packed as `count` values: `i32` and `f64` little endian; `bool` as an `i32`, 0 or 1; `str` as
-//! UTF-8, each ended by a zero byte, and `ascii` too if it is no more than that. Null is the smallest `i32`, a not-a-number, or the byte 0xff alone, none of which is a
-//! value. What does not fit stays JSON: values of several kinds, arrays, objects, text with U+0000.
+//! A column of one kind is packed as `count` values: `i32` and `f64` little endian; `bool` as an `i32`, 0 or 1; `str`
+//! as UTF-8, each ended by a zero byte, or `ascii` if it is no more than that. Null is the smallest `i32`, a
+//! not-a-number, or the byte 0xff alone, none of which is a value. What does not fit stays JSON: values of several kinds,
+//! arrays, objects, text with U+0000.
 
 use std::borrow::Cow;
 
@@ -275,8 +276,9 @@ mod tests {
     fn what_is_of_one_kind_is_packed_and_comes_back() {
         let mut rows: Vec<Value> = (0..40)
             .map(|n| {
-                json!({ "i": n - 7, "f": (f64::from(n) + 0.5) / 7.0, "b": n % 3 == 0, "s": format!("é\"\n{n}"), "none": null,
-                    "large": 3_000_000_000i64 + n as i64, "list": [n], "mixed": if n == 3 { json!("x") } else { json!(n) },
+                let mixed = if n == 3 { json!("x") } else { json!(n) };
+                json!({ "i": n - 7, "f": (f64::from(n) + 0.5) / 7.0, "b": n % 3 == 0, "s": format!("é\"\n{n}"),
+                    "none": null, "large": 3_000_000_000_i64 + i64::from(n), "list": [n], "mixed": mixed,
                     "zero": "a\0b" })
             })
             .collect();

@@ -1,6 +1,7 @@
-//! Values as Python's own interpreter reads and writes them best: a pickle of plain data, in a third of the time of JSON.
+//! Values as Python's own interpreter reads and writes them best: a pickle of plain data, in a third of
+//! the time of JSON.
 //!
-//! A format for data only, on both ways. What we write has no opcode that names a class or calls anything; of what comes,
+//! A format for data only, on both ways. What we write has no opcode that names a class or calls anything; of what comes
 //! such an opcode is an error. Nothing is executed, looked up or kept: a pickle becomes JSON, and JSON a pickle.
 
 use std::borrow::Cow;
@@ -31,8 +32,8 @@ const INTEGER_BYTES: usize = 1785;
 /// Stands where JSON has the parameters or the result.
 const MEMBER: &str = ",\"pickled\":";
 
-/// A request whose parameters are a pickle; `None` when they have to go as JSON: arrays by reference, and integers of more
-/// than 64 bits.
+/// A request whose parameters are a pickle; `None` when they have to go as JSON: few of them, arrays by reference, and
+/// integers of more than 64 bits.
 pub fn write_request(id: u64, method: &str, params: &str) -> Option<Vec<u8>> {
     let fits = (FEWEST_BYTES..=MOST_BYTES).contains(&params.len());
     if !fits || memchr::memmem::find(params.as_bytes(), b"\"$b").is_some() {

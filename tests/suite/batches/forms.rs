@@ -14,8 +14,11 @@ bridge$on("seen", batch = "columns", function(table) {
 })
 
 bridge$on("odd", batch = "columns", function(table) list(
-  id = table$id, factor = factor(rep(c("x", "y"), length.out = nrow(table))), date = rep(as.Date("2020-01-02"), nrow(table)),
-  infinite = rep(c(Inf, NaN, NA, 1e20), length.out = nrow(table)), text = rep(c("a\"\\\n", NA, "é", ""), length.out = nrow(table)),
+  id = table$id,
+  factor = factor(rep(c("x", "y"), length.out = nrow(table))),
+  date = rep(as.Date("2020-01-02"), nrow(table)),
+  infinite = rep(c(Inf, NaN, NA, 1e20), length.out = nrow(table)),
+  text = rep(c("a\"\\\n", NA, "é", ""), length.out = nrow(table)),
   list = I(lapply(table$id, function(id) list(id)))))
 "#;
 
