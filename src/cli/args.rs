@@ -418,11 +418,11 @@ pub struct RunArgs {
     /// What this host is called in `kernelbridge hosts`; without it, by the number of its process.
     #[arg(long, value_name = "NAME", requires = "listen", help_heading = LISTENING)]
     pub name: Option<String>,
-    /// Let mirrors call these functions too, such as 'quake-geo.*'. Without it they read the state and no more (may be
-    /// given again).
+    /// Let those who only get copies of events call these functions too, such as 'quake-geo.*'. Without it they read the
+    /// state and no more (may be given again).
     #[arg(long, value_name = "PATTERN", requires = "listen", help_heading = LISTENING)]
     pub listen_call: Vec<Pattern>,
-    /// Let mirrors emit events of these topics (may be given again).
+    /// Let those who only get copies of events emit some of these topics (may be given again).
     #[arg(long, value_name = "PATTERN", requires = "listen", help_heading = LISTENING)]
     pub listen_emit: Vec<Pattern>,
     /// Let `kernelbridge console` run code in plugins' interpreters. Without it consoles only look.
@@ -437,9 +437,9 @@ const LISTENING: &str = "Attaching while it runs";
 #[derive(Debug, clap::Args)]
 #[command(
     after_help = "They are looked for where `jupyter --runtime-dir` says (kernel-*.json), and in the private folders of \
-                        kernelbridge. A kernel is stale when nobody listens on its port any more: then only its connection \
-                        file is left, which may be deleted.\n\
-                        OURS is `plugin` for a kernel that serves a plugin, `notebook` for a notebook kernel of kernelbridge."
+                        kernelbridge. A kernel is stale when nobody listens on its port and no process was started with its \
+                        file: then the file is all that is left, and may be deleted.\n\
+                        OURS is `plugin` for a kernel that kernelbridge started, `notebook` for its notebook kernel."
 )]
 pub struct KernelsArgs {
     /// Print JSON.

@@ -17,13 +17,24 @@ use crate::{
     provision::Folder,
 };
 
+/// How a kernel is doing, as far as it shows from outside.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize)]
+#[serde(rename_all = "lowercase")]
+enum State {
+    /// It listens.
+    Alive,
+    /// Its process is there, and does not listen yet.
+    Starting,
+    /// There is a file, and nothing else.
+    Stale,
+}
+
 /// A kernel that runs, or did.
 #[derive(Debug, Serialize)]
 struct Row {
     /// The kernelspec's name, if the file has it.
     kernelspec: String,
-    /// Does somebody listen on its port?
-    is_alive: bool,
+    state: State,
     /// Since its file was written.
     age_seconds: u64,
     /// The process that was started with the file, if there is one.
@@ -38,7 +49,7 @@ pub fn kernels(args: &KernelsArgs) -> anyhow::Result<Ending> {
     let dir = runtime_dir(&Environment::capture());
     let (mut rows, problems) = rows(files(&dir));
     // Those that live first, the youngest first.
-    rows.sort_by_key(|row| (!row.is_alive, row.age_seconds));
+    rows.sort_by_key(|row| (row.state, row.age_seconds));
     for problem in problems {
         eprintln!("warning: {problem}");
     }
@@ -86,8 +97,14 @@ fn row(path: &Path, is_plugins: bool) -> Result<Row, String> {
         (false, true) => Some("notebook"),
         _ => None,
     };
+    let listens = is_listening(&connection).map_err(|error| format!("nobody knows who listens: {error}"))?;
+    let state = match (listens, &process) {
+        (true, _) => State::Alive,
+        (false, Some(_)) => State::Starting,
+        (false, None) => State::Stale,
+    };
     Ok(Row {
-        is_alive: is_listening(&connection).map_err(|error| format!("nobody knows who listens: {error}"))?,
+        state,
         kernelspec: connection.kernel_name,
         age_seconds: SystemTime::now().duration_since(written).unwrap_or_default().as_secs(),
         process_id: process.map(|(id, _)| id),
@@ -123,7 +140,11 @@ fn table(rows: &[Row]) -> Table {
     for row in rows {
         table.add_row([
             if row.kernelspec.is_empty() { "?".to_owned() } else { row.kernelspec.clone() },
-            if row.is_alive { "alive".to_owned() } else { "stale".to_owned() },
+            match row.state {
+                State::Alive => "alive".to_owned(),
+                State::Starting => "starting".to_owned(),
+                State::Stale => "stale".to_owned(),
+            },
             age(Duration::from_secs(row.age_seconds)),
             row.process_id.map(|id| id.to_string()).unwrap_or_default(),
             row.ours.unwrap_or_default().to_owned(),

@@ -17,7 +17,7 @@ pub enum LinkError {
         found: Vec<String>,
     },
     /// Nobody said which of several.
-    #[error("{} hosts run: `{}`; say which", found.len(), found.join("`, `"))]
+    #[error("{} hosts run: `{}`; say which one", found.len(), found.join("`, `"))]
     WhichHost {
         /// Hosts that run.
         found: Vec<String>,

@@ -16,6 +16,7 @@ use crate::{
     plugin::Plugin,
     relay::desk::{Desk, HANDLER},
     rpc::{self, Batch, Columns, Deliver, Done, ErrorKind, Filtered, Handler, HandlerKind, RpcError},
+    wire::Header,
 };
 
 /// As much of a result as is shown.
@@ -32,7 +33,7 @@ pub(super) struct Row {
 pub(super) async fn emitted(desk: Arc<Desk>, chain: Chain, event: Event) -> Result<(), RpcError> {
     // Whatever it shows belongs to the cell that runs now.
     let cell = desk.filter.cell();
-    let (rows, event) = handled(&desk, &chain, event).await?;
+    let (rows, event, later) = handled(&desk, &chain, event).await?;
     let topic = event.as_ref().map(|event| event.topic.to_string());
     for error in rows.iter().filter_map(|row| row.result.as_ref().err()) {
         let report = error.report();
@@ -41,7 +42,10 @@ pub(super) async fn emitted(desk: Arc<Desk>, chain: Chain, event: Event) -> Resu
         let output = Output::Error { ename: name, evalue: error.message.clone(), traceback };
         desk.filter.show(&output, cell.clone());
     }
-    desk.filter.show(&table(topic.as_deref(), rows.iter()), cell);
+    desk.filter.show(&table(topic.as_deref(), rows.iter()), cell.clone());
+    if let Some(event) = event.clone().filter(|_| !later.is_empty()) {
+        tokio::spawn(handled_later(desk.clone(), event, later, cell));
+    }
     match event {
         Some(event) => desk.pass_on(chain, &event).await,
         None => Ok(()),
@@ -53,10 +57,10 @@ pub(super) async fn handled(
     desk: &Desk,
     chain: &Chain,
     mut event: Event,
-) -> Result<(Vec<Row>, Option<Event>), RpcError> {
+) -> Result<(Vec<Row>, Option<Event>, Vec<Handler>), RpcError> {
     let plugin = desk.plugin()?;
     let chain = chain.then(format!("event {}", event.id), Instant::now() + HANDLER);
-    let (all, mut rows) = (desk.handlers(), Vec::new());
+    let (all, mut rows, mut later) = (desk.handlers(), Vec::new(), Vec::new());
     let wants = |kind: HandlerKind, topic: &str| {
         let fits = |(handler, pattern): &&(Handler, Option<crate::pattern::Pattern>)| {
             handler.kind == kind && pattern.as_ref().is_some_and(|pattern| pattern.matches(topic))
@@ -88,15 +92,34 @@ pub(super) async fn handled(
         };
         rows.push(Row { handler: format!("filter {}", filter.name), result: shown, took: began.elapsed() });
         if !kept {
-            return Ok((rows, None));
+            return Ok((rows, None, Vec::new()));
         }
     }
     for handler in wants(HandlerKind::On, &event.topic) {
         let began = Instant::now();
+        let mut result = hand_over(&plugin, &handler, &event, &chain).await;
+        let name = handler.name.clone();
+        if result.as_ref().is_err_and(|error| error.kind == ErrorKind::Deadlock) {
+            // JavaScript cannot wait for what is async in the middle of a cell.
+            result = Ok("async: runs when the cell has ended".to_owned());
+            later.push(handler);
+        }
+        rows.push(Row { handler: name, result, took: began.elapsed() });
+    }
+    Ok((rows, Some(event), later))
+}
+
+/// What had to wait for the end of the cell.
+async fn handled_later(desk: Arc<Desk>, event: Event, handlers: Vec<Handler>, cell: Option<Header>) {
+    let Ok(plugin) = desk.plugin() else { return };
+    let mut rows = Vec::new();
+    for handler in handlers {
+        let began = Instant::now();
+        let chain = Chain::root(format!("event {}", event.id), began + HANDLER);
         let result = hand_over(&plugin, &handler, &event, &chain).await;
         rows.push(Row { handler: handler.name, result, took: began.elapsed() });
     }
-    Ok((rows, Some(event)))
+    desk.filter.show(&table(Some(&event.topic), rows.iter()), cell);
 }
 
 fn deliver<'a>(handler: &Handler, event: &'a Event, chain: &'a Chain) -> Deliver<'a> {

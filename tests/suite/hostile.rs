@@ -71,6 +71,7 @@ impl Rig {
     /// Or say that the test is skipped and why.
     fn new() -> Option<Self> {
         let Ok(python) = std::env::var(PYTHON) else {
+            assert!(std::env::var_os("KERNELBRIDGE_REQUIRE").is_none(), "{PYTHON} is required: a Python with pyzmq");
             println!("skipped: {PYTHON} names no Python with pyzmq");
             return None;
         };

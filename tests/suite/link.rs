@@ -452,6 +452,52 @@ async fn a_filter_of_a_stand_in_filters_and_its_errors_are_the_plugins() {
 }
 
 #[tokio::test]
+async fn batches_and_several_instances_are_served_by_a_stand_in_as_well() {
+    if !Installed::look().has("python") {
+        return;
+    }
+    let dir = tempfile::tempdir().expect("a folder");
+    let (host, address) = host(dir.path(), ListenOptions::default(), |host| {
+        host.plugin(counter(dir.path(), "[delivery]\ninstances = 2\n"))
+    })
+    .await;
+    let mut news = host.subscribe();
+    let batch = Handler { batch: 10, ..Handler::on(4, "bulk.*", "bulk") };
+    let (_link, mut requests) =
+        attached(&address, replace("counter", vec![batch, Handler::on(1, "quake.*", "rate")])).await;
+    let serving = tokio::spawn(async move {
+        let (mut bulk, mut single) = (0, 0);
+        while bulk < 20 || single < 20 {
+            let request = request(&mut requests).await;
+            let params: Value = serde_json::from_str(request.params().get()).expect("JSON");
+            match request.method() {
+                "events" => {
+                    let count = params["events"].as_array().expect("a list").len();
+                    assert!(count <= 10 && params["handler"] == 4, "{params}");
+                    bulk += count;
+                    let outcomes: Vec<_> = (0..count).map(|_| json!({"result": "peer"})).collect();
+                    request.answer(&json!({ "outcomes": outcomes })).expect("answered");
+                }
+                "event" => {
+                    single += 1;
+                    request.answer("peer").expect("answered");
+                }
+                other => panic!("{other}"),
+            }
+        }
+        requests
+    });
+    for n in 0..20 {
+        host.emit("bulk.new", &n).await.expect("accepted");
+        host.emit("quake.new", &n).await.expect("accepted");
+    }
+    let _requests = timeout(PATIENCE, serving).await.expect("in time").expect("served");
+    let results = results(host, &mut news).await;
+    assert_eq!(results.len(), 40);
+    assert!(results.iter().all(|(_, who)| who == "peer"));
+}
+
+#[tokio::test]
 async fn whatever_comes_over_the_socket_the_host_goes_on() {
     if !Installed::look().has("python") {
         return;
@@ -537,6 +583,17 @@ async fn a_host_is_found_by_name_and_leaves_nothing_behind() {
     drop(host);
     assert_eq!(end_of(&mut requests).await, "the host was shut down");
     assert!(!folder.exists());
+    // What a host that was killed has left goes when somebody looks; its process's number may be another's by now.
+    let stale = base().join(format!("{name}-stale"));
+    std::fs::create_dir(&stale).expect("a folder");
+    let mut about = serde_json::to_value(&found).expect("JSON");
+    about["process_started"] = json!(found.process_started + 1);
+    about["socket"] = json!(stale.join("socket"));
+    about["token"] = json!(stale.join("token"));
+    std::fs::write(stale.join("token"), "secret").expect("written");
+    std::fs::write(stale.join("host.json"), about.to_string()).expect("written");
+    assert!(running().iter().all(|host| host.about.name != name));
+    assert!(!stale.exists());
     let error = Address::find(Some(&name)).expect_err("gone");
     assert!(error.to_string().starts_with(&format!("no running host `{name}`")), "{error}");
     let error = link.call("state.get", &json!(["k"]), PATIENCE).await.expect_err("gone");

@@ -83,7 +83,7 @@ struct Ran {
     ms: u64,
     /// Until nothing else ran.
     waited_ms: u64,
-    /// Events and calls that waited when it ended, and for how long the first of them had.
+    /// Events and calls that waited while it ran, and for how long the first of them did.
     delayed: usize,
     delayed_ms: u64,
     /// Outputs that were left out.
@@ -176,12 +176,13 @@ async fn run(entry: &Entry, peer: &Peer, id: u64, code: &str, within: Duration) 
     let mut events = loaded.plugin.execute(code).await?;
     let asked = Instant::now();
     let (mut began, mut first, mut lost, mut until) = (None::<Instant>, None::<Instant>, 0u64, asked + within);
-    let (mut count, mut is_interrupted) = (interval(COUNT), false);
+    let (mut count, mut most, mut is_interrupted) = (interval(COUNT), 0, false);
     loop {
         let event = tokio::select! {
             event = timeout_at(until.into(), events.recv()) => event,
-            _ = count.tick(), if first.is_none() && began.is_some() => {
-                first = (waiting(entry) > 0).then(Instant::now);
+            _ = count.tick(), if began.is_some() => {
+                most = most.max(waiting(entry));
+                first = first.or_else(|| (most > 0).then(Instant::now));
                 continue;
             }
         };
@@ -195,7 +196,8 @@ async fn run(entry: &Entry, peer: &Peer, id: u64, code: &str, within: Duration) 
                 let ran = Ran {
                     ms: milliseconds(began.unwrap_or(asked).elapsed()),
                     waited_ms: milliseconds(began.unwrap_or(asked).duration_since(asked)),
-                    delayed: first.map_or(0, |_| waiting(entry)),
+                    // They may be on their way already.
+                    delayed: most,
                     delayed_ms: first.map_or(0, |first| milliseconds(first.elapsed())),
                     dropped: dropped + lost,
                     ..ended(reply)

@@ -16,6 +16,42 @@ def rate(event):
     return len(seen)
 "#;
 
+/// Types what is between `|` at a console, each when the one before was answered by a prompt or by nothing for a while.
+const TERMINAL: &str = r#"
+import os, pty, select, sys, time
+program, typed = sys.argv[1:]
+child, terminal = pty.fork()
+if child == 0:
+    os.environ["TERM"] = "xterm"
+    os.execv(program, [program, "console", "counter"])
+def read():
+    said = b""
+    until = time.time() + 30
+    while time.time() < until:
+        if not select.select([terminal], [], [], 1.5)[0]:
+            if said:
+                break
+            continue
+        try:
+            piece = os.read(terminal, 65536)
+        except OSError:
+            break
+        if not piece:
+            break
+        said += piece
+    return said
+shown = read()
+for keys in typed.encode().decode("unicode_escape").split("|"):
+    for part in keys.partition("\t"):
+        os.write(terminal, part.replace("\n", "\r").encode())
+        if part == "\t":
+            shown += read()
+    shown += read()
+_, status = os.waitpid(child, 0)
+sys.stdout.buffer.write(shown)
+sys.exit(os.waitstatus_to_exitcode(status))
+"#;
+
 /// Emits until its stdin is closed.
 fn host<'a>(desk: &'a Desk, more: &[&str]) -> Running<'a> {
     let args =
@@ -69,6 +105,18 @@ fn events_of_a_running_host_are_recorded_as_run_reads_them() {
     let ended = super::Ended::of(recording).with(2);
     assert!(ended.err.contains("of 1000 came before the host ended the link: the host was shut down"), "{}", ended.err);
     assert_eq!(desk.run(&["hosts", "--json"]).with(0).out, "[]\n");
+
+    // One that is killed says nothing, and what it leaves goes when somebody looks.
+    let mut running = host(&desk, &["--listen", "--name", "quakes"]);
+    let recording = desk.command(&["record", "-n", "1000"]).spawn().expect("starts");
+    std::thread::sleep(Duration::from_millis(500));
+    running.child.kill().expect("killed");
+    running.child.wait().expect("gone");
+    let ended = super::Ended::of(recording).with(2);
+    assert!(ended.err.contains("before the host ended the link: the other side is gone"), "{}", ended.err);
+    assert!(desk.path("run/kernelbridge/quakes").exists());
+    assert_eq!(desk.run(&["hosts", "--json"]).with(0).out, "[]\n");
+    assert!(!desk.path("run/kernelbridge/quakes").exists());
 
     let again = ["run", "counter", "--events", "three.ndjson", "--state", ":memory:"];
     let results: Vec<_> = desk.run(&again).with(0).lines().iter().map(|line| line["result"].clone()).collect();
@@ -127,6 +175,16 @@ fn a_console_runs_code_where_events_are_served_and_they_wait_for_it() {
     cell.wait().expect("gone");
     running.write("{\"n\":4}\n");
     running.wait_for("it is handled", |desk| desk.lines("out.ndjson").len() == 4);
+
+    // At a terminal.
+    let mut prompt = std::process::Command::new("python3");
+    let typed = "6*7\\n|len?\\n|:state\\n|seen.app\\t(8)\\n|seen[-1]\\n|\\x04";
+    prompt.args(["-c", TERMINAL, super::PROGRAM, typed]).current_dir(desk.path("")).envs(desk.env.iter().cloned());
+    prompt.env(super::MARK, &desk.mark).stdout(std::process::Stdio::piped()).stderr(std::process::Stdio::piped());
+    let shown = super::Ended::of(prompt.spawn().expect("starts")).with(0).out;
+    for expected in ["Tab completes", "42", "Return the number of items", "\"state\":\"ready\"", "seen.append(8)"] {
+        assert!(shown.contains(expected), "no {expected} in {shown}");
+    }
     let summary = running.end().with(0);
     assert!(!summary.err.contains("kernel gone") && !summary.err.contains("restarts"), "{}", summary.err);
     desk.leaves_nothing();
@@ -180,9 +238,9 @@ fn kernels_that_run_are_listed_and_stale_files_told() {
     let ended = super::Ended::of(command.spawn().expect("starts")).with(0);
     let rows: Value = serde_json::from_str(&ended.out).expect("JSON");
     assert_eq!(rows.as_array().map(Vec::len), Some(2), "{rows}");
-    assert_eq!((&rows[0]["is_alive"], &rows[0]["ours"]), (&json!(true), &json!("plugin")));
+    assert_eq!((&rows[0]["state"], &rows[0]["ours"]), (&json!("alive"), &json!("plugin")));
     assert!(rows[0]["process_id"].is_u64(), "{rows}");
-    assert_eq!((&rows[1]["is_alive"], &rows[1]["kernelspec"]), (&json!(false), &json!("python3")));
+    assert_eq!((&rows[1]["state"], &rows[1]["kernelspec"]), (&json!("stale"), &json!("python3")));
     assert!(ended.err.contains("kernel-2.json: no connection file"), "{}", ended.err);
     running.end().with(0);
 }

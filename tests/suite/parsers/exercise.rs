@@ -11,7 +11,7 @@ use kernelbridge::{
     language::Language,
     manifest::Manifest,
     notebook::Notebook,
-    rpc::{Inbound, Plea, take_frame},
+    rpc::{Attach, Inbound, Message, Plea, take_frame},
     zmtp::{Command, Decoder, Item, Limits, ProtocolError, encode, encode_command, take_greeting},
 };
 use serde_json::{Value, value::RawValue};
@@ -89,7 +89,27 @@ pub fn rpc(bytes: &[u8]) -> bool {
             Inbound::Ready | Inbound::Log { .. } | Inbound::Progress { .. } | Inbound::Handlers { .. } => {}
         }
     }
+    link(bytes);
     accepted
+}
+
+/// The same as what a peer of a link sends.
+fn link(bytes: &[u8]) {
+    for message in Message::parse(bytes) {
+        match message {
+            Message::Request { params, .. } | Message::Notification { params, .. } => {
+                assert!(serde_json::from_str::<&RawValue>(params.get()).is_ok());
+                if let Ok(attach) = serde_json::from_str::<Attach>(params.get()) {
+                    assert!(attach.token.len() < 8 || !format!("{attach:?}").contains(&*format!("{:?}", attach.token)));
+                }
+            }
+            Message::Response { result: Ok(result), .. } => {
+                assert!(serde_json::from_str::<&RawValue>(result.get()).is_ok())
+            }
+            Message::Response { result: Err(error), .. } => assert!(!error.report().is_empty()),
+            Message::Bad { reason } => assert!(!reason.is_empty()),
+        }
+    }
 }
 
 /// What comes out of a pipe, in one piece and byte by byte: the same frames.
