@@ -118,6 +118,9 @@
   // ---- Carriers
   const encoder = new TextEncoder(), decoder = new TextDecoder();
   const inbox = new Uint8Array(65536), outbox = new Uint8Array(65536);
+  const roomy = [new Uint8Array(0), new Uint8Array(0)]; // for what is larger, one for each way: a new one is all zero first
+  const room = (way, size) => size > 4 << 20 ? new Uint8Array(size)
+    : roomy[way].length < size ? roomy[way] = new Uint8Array(2 * size) : roomy[way];
   let up, down, start, end; // what was read and not yet taken lies in `inbox` from `start` to `end`
   const stop = (why) => { throw new Error(`kernelbridge: ${why}`); };
   const some = (size) => size || stop("the host closed the pipe");
@@ -128,7 +131,7 @@
     open: () => [up, down, start, end] = [fifo("to-host", { write: true }), fifo("to-plugin", { read: true }), 0, 0],
     close: () => [up, down].forEach((file) => file.close()),
     post(text) {
-      const body = text.length * 3 < outbox.length - 16 ? outbox : new Uint8Array(text.length * 3 + 16);
+      const body = text.length * 3 < outbox.length - 16 ? outbox : room(0, text.length * 3 + 16);
       const { written } = encoder.encodeInto(text, body.subarray(16));
       let first = 16;
       body[--first] = 10;
@@ -148,7 +151,7 @@
     },
   };
   function long(length) {
-    const body = new Uint8Array(length);
+    const body = room(1, length).subarray(0, length);
     body.set(inbox.subarray(start, end));
     let have = end - start;
     for (start = end; have < length;) have += some(down.readSync(body.subarray(have)));

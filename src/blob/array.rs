@@ -66,6 +66,11 @@ impl Array {
         Self::of(Description::bytes(bytes.len()), bytes)
     }
 
+    /// Bytes that are a file, however few they are: for those to whom base64 is a burden.
+    pub(crate) fn file(bytes: &[u8]) -> Result<Self, BlobError> {
+        Ok(Self(Data::File(Pool::get()?.write(Description::bytes(bytes.len()), bytes)?)))
+    }
+
     fn of(description: Description, bytes: &[u8]) -> Result<Self, BlobError> {
         if bytes.len() < SMALLEST_BYTES {
             return Ok(Self(Data::Memory(Arc::new((description, Words::copy(bytes))))));

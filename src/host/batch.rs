@@ -2,7 +2,11 @@
 
 use std::time::Instant;
 
+use bytes::Bytes;
+use serde_json::value::{RawValue, to_raw_value};
+
 use crate::{
+    blob::{Array, Parcel},
     chain::Chain,
     host::worker::{Outcome, Outcomes, Server, Worker, body},
     rpc::{self, Batch, Columns, DeliverBatch, Done, ErrorKind, RpcError},
@@ -19,7 +23,8 @@ impl Worker {
         let load = &self.load;
         let subscriber = &load[0].subscriber;
         let result = if subscriber.columns || server.has_feature(rpc::ROWS) {
-            let (method, batch) = self.batch(chain);
+            // The bytes of columns are there until they were read.
+            let (method, batch, _packed) = self.batch(chain, server)?;
             self.ask(server, method, &batch, chain).await
         } else {
             let events = load.iter().map(|delivery| body(delivery, None)).collect();
@@ -28,7 +33,8 @@ impl Worker {
         };
         let elapsed = began.elapsed();
         self.entry.meter.took(elapsed);
-        match result.and_then(|result| Ok((Done::read(&result, load.len())?, result.into_parts().1))) {
+        let read = |result: Parcel| Ok((Done::read(&result, load.len(), opened)?, result.into_parts().1));
+        match result.and_then(read) {
             Ok((Done::All(results), held)) => Ok(Outcomes::All { results, held, elapsed }),
             Ok((Done::Each(outcomes), held)) => {
                 Ok(Outcomes::Each(outcomes.into_iter().map(|outcome| self.outcome(outcome, &held, elapsed)).collect()))
@@ -42,7 +48,11 @@ impl Worker {
         }
     }
 
-    fn batch<'a>(&'a self, chain: &'a Chain) -> (&'static str, Batch<'a>) {
+    fn batch<'a>(
+        &'a self,
+        chain: &'a Chain,
+        server: &Server,
+    ) -> Result<(&'static str, Batch<'a>, Option<Array>), RpcError> {
         let load = &self.load;
         let mut batch = Batch {
             handler: load[0].subscriber.id,
@@ -54,6 +64,7 @@ impl Worker {
             attempts: rpc::Runs::default(),
             keys: rpc::Runs::default(),
             mixed: Vec::new(),
+            packed: None,
             data: None,
             columns: None,
         };
@@ -69,11 +80,37 @@ impl Worker {
             let mut columns = Columns::default();
             columns.extend(data);
             batch.mixed = columns.mixed();
+            // Over a link no files travel.
+            let packed = match server {
+                Server::Kernel(loaded) if loaded.plugin.has_feature(rpc::PACKED) => Some(columns.pack()),
+                _ => None,
+            };
+            let packed = packed.filter(|bytes| !bytes.is_empty());
             batch.columns = Some(columns);
-            ("columns", batch)
+            let failed = |error: String| RpcError::new(ErrorKind::Host, format!("no room for columns: {error}"));
+            let packed =
+                packed.map(|bytes| Array::file(&bytes)).transpose().map_err(|error| failed(error.to_string()))?;
+            batch.packed = packed.as_ref().map(to_raw_value).transpose().map_err(|error| failed(error.to_string()))?;
+            Ok(("columns", batch, packed))
         } else {
             batch.data = Some(data.collect());
-            ("rows", batch)
+            Ok(("rows", batch, None))
         }
+    }
+}
+
+/// The bytes that an answer names, where they lie.
+fn opened(value: &RawValue) -> serde_json::Result<Bytes> {
+    let array: Array = serde_json::from_str(value.get())?;
+    Ok(Bytes::from_owner(Opened(array)))
+}
+
+/// The bytes of an array.
+pub(super) struct Opened(pub Array);
+
+impl AsRef<[u8]> for Opened {
+    fn as_ref(&self) -> &[u8] {
+        // It was made, or it would not have been read.
+        self.0.as_bytes().unwrap_or_default()
     }
 }

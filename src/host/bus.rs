@@ -42,7 +42,7 @@ impl Shared {
             return Ok(Emitted { filtered_out: true, ..Emitted::default() });
         };
         if self.newsroom.anybody() {
-            self.newsroom.publish(&News::Emitted { plugin: plugin.into(), event: event.clone() });
+            self.newsroom.publish(News::Emitted { plugin: plugin.into(), event: event.clone() });
         }
         self.links.copy(&event);
         let mut emitted = Emitted::default();
@@ -123,7 +123,7 @@ impl Shared {
     pub fn dropped(&self, entry: &Entry, delivery: Delivery, reason: &'static str) {
         entry.ledger.acknowledge(delivery.seq.as_slice());
         entry.meter.count(|stats| stats.drop_one(&delivery.event.topic, reason));
-        self.newsroom.publish(&News::Dropped { plugin: entry.name.clone(), event: delivery.event, reason });
+        self.newsroom.publish(News::Dropped { plugin: entry.name.clone(), event: delivery.event, reason });
         self.done(1);
     }
 
@@ -218,7 +218,7 @@ impl Shared {
             entry.meter.took(began.elapsed());
             if result.get() == "null" {
                 entry.meter.count(|stats| stats.filtered_out += 1);
-                self.newsroom.publish(&News::Filtered { plugin: entry.name.clone(), event });
+                self.newsroom.publish(News::Filtered { plugin: entry.name.clone(), event });
                 return Ok(None);
             }
             entry.meter.count(|stats| stats.filtered += 1);

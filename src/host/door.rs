@@ -110,7 +110,7 @@ impl HostCalls for Door {
             _ => {}
         }
         if let Some(shared) = self.shared.upgrade() {
-            shared.newsroom.publish(&News::Plugin { plugin: plugin.into(), news });
+            shared.newsroom.publish(News::Plugin { plugin: plugin.into(), news });
         }
     }
 }

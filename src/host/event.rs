@@ -1,8 +1,11 @@
 //! Events as the host has them.
 
-use std::sync::{
-    Arc, Mutex,
-    atomic::{AtomicU64, Ordering},
+use std::{
+    sync::{
+        Arc, Mutex,
+        atomic::{AtomicU64, Ordering},
+    },
+    time::SystemTime,
 };
 
 use serde::Serialize;
@@ -84,8 +87,10 @@ impl Event {
         // A program that emits on two machines, or is started again, must not reuse an id.
         static RUN: std::sync::OnceLock<String> = std::sync::OnceLock::new();
         let run = RUN.get_or_init(|| uuid::Uuid::new_v4().simple().to_string()[..12].to_owned());
+        let (mut id, mut number) = (String::with_capacity(run.len() + 21), itoa::Buffer::new());
+        id.extend([run.as_str(), "-", number.format(NEXT.fetch_add(1, Ordering::Relaxed))]);
         Ok(Self {
-            id: format!("{run}-{}", NEXT.fetch_add(1, Ordering::Relaxed)).into(),
+            id: id.into(),
             topic: topic.into(),
             time: now(),
             key: key.map(Into::into),
@@ -104,14 +109,16 @@ impl Event {
 
 /// The time as events have it. Many happen within one millisecond, and writing a date takes longer than all else here.
 fn now() -> Arc<str> {
-    static LAST: Mutex<Option<(i64, Arc<str>)>> = Mutex::new(None);
-    let now = chrono::Utc::now();
+    static LAST: Mutex<Option<(u128, Arc<str>)>> = Mutex::new(None);
+    let now = SystemTime::now();
+    let millis = now.duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default().as_millis();
     let mut last = lock(&LAST);
     match &*last {
-        Some((millis, text)) if *millis == now.timestamp_millis() => text.clone(),
+        Some((written, text)) if *written == millis => text.clone(),
         _ => {
+            let now = chrono::DateTime::<chrono::Utc>::from(now);
             let text: Arc<str> = now.to_rfc3339_opts(chrono::SecondsFormat::Millis, true).into();
-            *last = Some((now.timestamp_millis(), text.clone()));
+            *last = Some((millis, text.clone()));
             text
         }
     }

@@ -354,7 +354,7 @@ impl Keeper {
         self.instance.state.send_replace(state.clone());
         if let Some(shared) = self.recipe.shared.upgrade() {
             let (plugin, instance) = (self.instance.plugin.clone(), self.instance.number);
-            shared.newsroom.publish(&News::State { plugin, instance, state });
+            shared.newsroom.publish(News::State { plugin, instance, state });
         }
     }
 }

@@ -167,19 +167,32 @@ impl Newsroom {
     }
 
     /// Tell everybody. Never waits.
-    pub fn publish(&self, news: &News) {
+    pub fn publish(&self, news: News) {
+        self.publish_all(std::iter::once(news));
+    }
+
+    /// Tell everybody all of it. Never waits.
+    pub fn publish_all(&self, news: impl Iterator<Item = News>) {
         if !self.anybody() {
             return;
         }
         let mut subscribers = lock(&self.subscribers);
-        subscribers.retain(|subscriber| match subscriber.upgrade() {
-            Some(desk) => {
-                desk.put(news.clone());
-                true
-            }
-            None => false,
-        });
+        subscribers.retain(|subscriber| subscriber.strong_count() > 0);
         self.anybody.store(!subscribers.is_empty(), Ordering::Relaxed);
+        match &subscribers[..] {
+            // Nothing is copied for one reader.
+            [only] => {
+                if let Some(desk) = only.upgrade() {
+                    desk.put(news);
+                }
+            }
+            many => {
+                let desks: Vec<_> = many.iter().filter_map(Weak::upgrade).collect();
+                for news in news {
+                    desks.iter().for_each(|desk| desk.put(std::iter::once(news.clone())));
+                }
+            }
+        }
     }
 
     /// Wait until those subscribers that everybody waits for have read half of their pile.
@@ -236,9 +249,9 @@ impl Pile {
 }
 
 impl Desk {
-    fn put(&self, news: News) {
+    fn put(&self, news: impl Iterator<Item = News>) {
         let mut pile = lock(&self.pile);
-        pile.put(news);
+        news.for_each(|news| pile.put(news));
         drop(pile);
         self.arrived.notify_one();
     }
@@ -277,10 +290,10 @@ mod tests {
     #[tokio::test]
     async fn what_nobody_reads_is_counted_as_missed() {
         let newsroom = Newsroom::default();
-        newsroom.publish(&News::Missed(0));
+        newsroom.publish(News::Missed(0));
         let mut subscription = newsroom.subscribe(false);
         for number in 0..WAITING as u64 + 3 {
-            newsroom.publish(&News::Missed(number));
+            newsroom.publish(News::Missed(number));
         }
         assert!(matches!(subscription.next().await, Some(News::Missed(3))));
         assert!(matches!(subscription.next().await, Some(News::Missed(3))));
@@ -290,7 +303,7 @@ mod tests {
         }
         assert!(subscription.next().await.is_none());
         drop(subscription);
-        newsroom.publish(&News::Missed(0));
+        newsroom.publish(News::Missed(0));
         assert!(!newsroom.anybody());
     }
 
@@ -301,7 +314,7 @@ mod tests {
         for _ in 0..20 {
             let text = "x".repeat(10 * 1024 * 1024);
             let output = PluginNews::Output(Output::Stream { name: "stdout".into(), text });
-            newsroom.publish(&News::Plugin { plugin: "p".into(), news: output });
+            newsroom.publish(News::Plugin { plugin: "p".into(), news: output });
         }
         assert!(matches!(subscription.next().await, Some(News::Missed(14))));
         newsroom.close();
@@ -317,7 +330,7 @@ mod tests {
         let subscription = newsroom.subscribe(true);
         newsroom.room().await;
         for _ in 0..WAITING {
-            newsroom.publish(&News::Missed(0));
+            newsroom.publish(News::Missed(0));
         }
         assert!(tokio::time::timeout(Duration::from_secs(9), newsroom.room()).await.is_err());
         drop(subscription);

@@ -3,20 +3,20 @@
 use std::time::Instant;
 
 use serde::Deserialize;
-use serde_json::value::RawValue;
+use serde_json::value::{RawValue, to_raw_value};
 use tokio::time::timeout_at;
 
 use crate::{
+    blob::Array,
     chain::Chain,
-    host::{Emitted, Event, Host, functions::deadline},
-    plugin::Plugin,
+    host::{Emitted, Event, Host, batch::Opened, functions::deadline},
     rpc::{self, CallTable, ErrorKind, RpcError},
     table::{self, RecordBatch, TableError},
 };
 
 #[derive(Deserialize)]
 struct Returned {
-    table: String,
+    table: Array,
 }
 
 impl Host {
@@ -65,23 +65,29 @@ impl Host {
         entry.meter.count(|stats| stats.called += 1);
         let began = Instant::now();
         let bytes = table::write(table).map_err(|error| unfit(name, &error))?;
+        let failed = |error: String| {
+            RpcError::new(ErrorKind::Host, format!("`{name}`: no room for a table: {error}")).in_plugin(&entry.name)
+        };
         // There until the answer is.
-        let attachment = loaded.plugin.attach(&bytes).map_err(|error| {
-            RpcError::new(ErrorKind::Host, format!("`{name}`: no file for a table: {error}")).in_plugin(&entry.name)
-        })?;
-        let params = CallTable { name: &function, chain: &chain.path, table: &attachment.name };
+        let bytes = Array::bytes(&bytes).map_err(|error| failed(error.to_string()))?;
+        let table = &to_raw_value(&bytes).map_err(|error| failed(error.to_string()))?;
+        let params = CallTable { name: &function, chain: &chain.path, table };
         let result = lane.instance.ask(&loaded, "table", &params, &chain, deadline).await;
         entry.meter.took(began.elapsed());
-        returned(&loaded.plugin, name, &result?)
+        returned(&entry.name, name, &result?)
     }
 }
 
-fn returned(plugin: &Plugin, name: &str, result: &RawValue) -> Result<RecordBatch, RpcError> {
-    let wrong = |what: String| RpcError::new(ErrorKind::Invalid, format!("`{name}`: {what}")).in_plugin(plugin.name());
-    let Returned { table } = serde_json::from_str(result.get())
-        .map_err(|_| wrong(format!("it returned no table but {:.80}", result.get())))?;
-    let bytes = plugin.detach(&table).map_err(|error| wrong(error.to_string()))?;
-    table::read(&bytes).map_err(|error| unfit(name, &error))
+fn returned(plugin: &str, name: &str, result: &RawValue) -> Result<RecordBatch, RpcError> {
+    match serde_json::from_str(result.get()) {
+        Ok(Returned { table }) if table.is_bytes() => {
+            table::read(Opened(table)).map_err(|error| unfit(name, &error).in_plugin(plugin))
+        }
+        _ => {
+            let message = format!("`{name}`: it returned no table but {:.80}", result.get());
+            Err(RpcError::new(ErrorKind::Invalid, message).in_plugin(plugin))
+        }
+    }
 }
 
 fn unfit(name: &str, error: &TableError) -> RpcError {

@@ -388,9 +388,11 @@ impl Worker {
         self.entry.ledger.acknowledge(&load.iter().filter_map(|delivery| delivery.seq).collect::<Vec<_>>());
         self.entry.meter.count(|stats| stats.handled += count as u64);
         if self.shared.newsroom.anybody() {
-            for (delivery, result) in load.into_iter().zip(results.rows(count)) {
-                self.publish(delivery, Parcel::new(result, held.clone()), elapsed);
-            }
+            let news = load.into_iter().zip(results.rows(count)).map(|(delivery, result)| {
+                let plugin = self.entry.name.clone();
+                News::Handled { plugin, event: delivery.event, result: result.into(), held: held.clone(), elapsed }
+            });
+            self.shared.newsroom.publish_all(news);
         }
         self.shared.done(count);
     }
@@ -406,7 +408,7 @@ impl Worker {
     fn publish(&self, delivery: Delivery, result: Parcel, elapsed: Duration) {
         let (plugin, (result, held)) = (self.entry.name.clone(), result.into_parts());
         let result = result.into();
-        self.shared.newsroom.publish(&News::Handled { plugin, event: delivery.event, result, held, elapsed });
+        self.shared.newsroom.publish(News::Handled { plugin, event: delivery.event, result, held, elapsed });
     }
 
     fn failed(&self, delivery: Delivery, error: RpcError) {
@@ -415,7 +417,7 @@ impl Worker {
         self.entry.ledger.bury(&delivery, &error);
         tracing::warn!(plugin = &*self.entry.name, event = &*delivery.event.id, %error, attempts, "event given up");
         let plugin = self.entry.name.clone();
-        self.shared.newsroom.publish(&News::Failed { plugin, event: delivery.event, error, attempts });
+        self.shared.newsroom.publish(News::Failed { plugin, event: delivery.event, error, attempts });
         self.shared.done(1);
     }
 }

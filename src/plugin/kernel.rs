@@ -37,9 +37,6 @@ const INBOX: usize = 64;
 pub struct Kernel {
     pub(super) seat: Arc<str>,
     pub(super) members: Arc<Members>,
-    /// Its private folder, and how large a file of the shim's may be.
-    #[cfg_attr(not(feature = "arrow"), expect(dead_code))]
-    pub(super) attachments: (PathBuf, u64),
     pub(super) death: watch::Receiver<Option<RpcError>>,
     pub(super) prober: Prober,
     pub(super) inbox: mpsc::Sender<Mail>,
@@ -92,14 +89,13 @@ impl Kernel {
         graph: SharedGraph,
         seat: &str,
     ) -> Result<Self, LoadError> {
-        let (kernel, parts) = Self::new(spare, source, Arc::default(), None, seat.into());
+        let (kernel, parts) = Self::new(spare, Arc::default(), None, seat.into());
         kernel.run(parts, runtime, source, graph, kernel.seat.clone())?;
         Ok(kernel)
     }
 
     pub(super) fn new(
         spare: Spare,
-        source: &PluginSource,
         members: Arc<Members>,
         owner: Option<Arc<Member>>,
         seat: Arc<str>,
@@ -113,7 +109,6 @@ impl Kernel {
         let kernel = Self {
             seat,
             members,
-            attachments: (client.folder().to_owned(), source.limits.result_bytes),
             death: dead,
             prober: client.prober(),
             inbox,

@@ -212,7 +212,7 @@ impl Plugin {
         let output_bytes = source.limits.output_bytes;
         let member = Arc::new(Member { name: name.clone(), space: None, host, output_bytes });
         let members = Arc::new(Members::alone(member.clone()));
-        let (kernel, parts) = Kernel::new(spare, source, members, Some(member.clone()), seat);
+        let (kernel, parts) = Kernel::new(spare, members, Some(member.clone()), seat);
         let kernel = Arc::new(kernel);
         let about = About::new(runtime, &kernel);
         let mut plugin = Self::new(kernel.clone(), member, about);
@@ -331,6 +331,7 @@ impl Plugin {
                 self.tell(Mail::TakeBlobs).await;
             }
             way.takes_batches = has(rpc::BATCH);
+            way.takes_pickles = has(rpc::PICKLE) && carrier == Carrier::Pipe;
             let known = Known { way, is_settled: false, shim };
             self.kernel.learn(known.clone());
             return Ok(known);

@@ -10,8 +10,6 @@
 //! ([`crate::chain`]). All it knows of the host is the trait [`HostCalls`].
 
 mod actor;
-#[cfg(feature = "arrow")]
-mod attachment;
 mod kernel;
 mod load;
 mod member;
@@ -199,12 +197,14 @@ struct Way {
     is_async: bool,
     /// Does the shim take several requests in one message?
     takes_batches: bool,
+    /// Does it take parameters as a pickle?
+    takes_pickles: bool,
 }
 
 impl Way {
     /// Until more is known of the shim and the plugin.
     fn first(carrier: Carrier) -> Self {
-        Self { carrier, activation: Activation::Execute, is_async: false, takes_batches: false }
+        Self { carrier, activation: Activation::Execute, is_async: false, takes_batches: false, takes_pickles: false }
     }
 }
 

@@ -106,11 +106,11 @@ impl Pipe {
     }
 
     /// Queue a message; [`Pipe::flush`] and [`Pipe::progress`] write it.
-    pub fn push(&mut self, message: &str) {
+    pub fn push(&mut self, message: &[u8]) {
         self.outbox.reserve(message.len() + 24);
         self.outbox.extend_from_slice(itoa::Buffer::new().format(message.len() + 1).as_bytes());
         self.outbox.extend_from_slice(b"\n");
-        self.outbox.extend_from_slice(message.as_bytes());
+        self.outbox.extend_from_slice(message);
         self.outbox.extend_from_slice(b"\n");
     }
 
@@ -294,7 +294,7 @@ mod tests {
     #[tokio::test]
     async fn bodies_end_with_a_counted_line_feed() {
         let (folder, mut pipe) = pipe();
-        pipe.push("{}");
+        pipe.push(b"{}");
         pipe.flush().expect("writes");
         let mut shim =
             fs::OpenOptions::new().read(true).write(true).open(folder.path().join(Folder::TO_PLUGIN)).expect("opens");
@@ -337,7 +337,7 @@ mod tests {
         }
         drop(before);
         let mut pipe = Pipe::open(folder.path(), 100).expect("opens");
-        pipe.push("{}");
+        pipe.push(b"{}");
         pipe.flush().expect("writes");
         let [to_host, to_plugin] = &mut held;
         to_host.write_all(b"3\nnew").expect("writes");

@@ -18,7 +18,7 @@ use crate::{
     plugin::{
         Carrier, LoadError, PluginSource, Runtime,
         load::{execute, launch_options},
-        turn::{Turn, TurnError, TurnEvent},
+        turn::{Message, Turn, TurnError, TurnEvent},
     },
     provision::{Exit, LaunchSpec},
     rpc::{self, Inbound},
@@ -132,7 +132,7 @@ impl Spare {
             match turn.next().await {
                 TurnEvent::Message(Inbound::Ready) if !is_ready => {
                     is_ready = true;
-                    turn.send(rpc::notification("end"))?;
+                    turn.send(Message::Json(rpc::notification("end")))?;
                 }
                 TurnEvent::Message(_) | TurnEvent::Keyboard(_) => {}
                 TurnEvent::Ended(_) => return Ok(is_ready),

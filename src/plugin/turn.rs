@@ -5,7 +5,7 @@
 //! runs as long as a cell would but has no reply, so there too the turn ends with the pipes, or with the kernel's `idle`
 //! when somebody else still has them open.
 
-use std::{collections::VecDeque, path::Path, time::Duration};
+use std::{collections::VecDeque, io, path::Path, time::Duration};
 
 use tokio::time::{Instant, sleep_until};
 
@@ -23,6 +23,23 @@ use crate::{
 /// How long a turn's reply may take after the shim has closed its end of the pipe. Wrapper kernels (Bash, Lua) never
 /// reply when their interpreter died; Bash needs 0.1 s to reply when it did not.
 const REPLY_AFTER_CLOSE: Duration = Duration::from_secs(3);
+
+/// A message to the shim.
+#[derive(Debug)]
+pub(super) enum Message {
+    Json(String),
+    /// For shims with the feature [`PICKLE`](rpc::PICKLE), over `pipe`.
+    Pickle(Vec<u8>),
+}
+
+impl Message {
+    fn bytes(&self) -> &[u8] {
+        match self {
+            Self::Json(text) => text.as_bytes(),
+            Self::Pickle(bytes) => bytes,
+        }
+    }
+}
 
 /// What happens in a turn.
 #[derive(Debug)]
@@ -126,15 +143,19 @@ impl Turn {
     }
 
     /// Queue a message and send what can be sent at once.
-    pub fn send(&mut self, message: String) -> Result<(), TurnError> {
-        match &mut self.road {
-            Road::Pipe(pipe) => {
-                pipe.push(&message);
+    pub fn send(&mut self, message: Message) -> Result<(), TurnError> {
+        match (&mut self.road, message) {
+            (Road::Pipe(pipe), message) => {
+                pipe.push(message.bytes());
                 pipe.flush().map_err(TurnError::Pipe)
             }
-            Road::Jupyter { outbox, .. } => {
+            (Road::Jupyter { outbox, .. }, Message::Json(message)) => {
                 outbox.push_back(message);
                 Ok(())
+            }
+            (Road::Jupyter { .. }, Message::Pickle(_)) => {
+                let why = "bytes do not travel over carrier `jupyter`";
+                Err(TurnError::Pipe(io::Error::new(io::ErrorKind::InvalidInput, why)))
             }
         }
     }

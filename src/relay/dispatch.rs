@@ -6,7 +6,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-use serde_json::{Map, json};
+use serde_json::{Map, json, value::RawValue};
 
 use crate::{
     blob::Parcel,
@@ -165,6 +165,7 @@ async fn hand_over(plugin: &Plugin, handler: &Handler, event: &Event, chain: &Ch
         attempts: rpc::Runs::default(),
         keys: rpc::Runs::default(),
         mixed: Vec::new(),
+        packed: None,
         data: None,
         columns: None,
     };
@@ -188,7 +189,8 @@ async fn hand_over(plugin: &Plugin, handler: &Handler, event: &Event, chain: &Ch
 
 /// The outcome of a batch of one.
 fn first(result: &Parcel) -> Result<String, RpcError> {
-    match Done::read(result, 1)? {
+    let no_bytes = |_: &RawValue| Err(serde::de::Error::custom("one event is too little to be sent as bytes"));
+    match Done::read(result, 1, no_bytes)? {
         Done::All(results) => Ok(results.rows(1).first().map_or("null", |row| row.get()).to_owned()),
         Done::Each(outcomes) => match outcomes.into_iter().next() {
             Some(outcome) if outcome.error.is_some() => Err(RpcError::from_json(&outcome.error.unwrap_or_default())),

@@ -4,6 +4,7 @@
 
 use std::{borrow::Cow, fmt};
 
+use bytes::Bytes;
 use serde::{
     Deserialize, Deserializer, Serialize, Serializer,
     de::{IgnoredAny, MapAccess, Visitor},
@@ -11,7 +12,7 @@ use serde::{
 };
 use serde_json::value::RawValue;
 
-use crate::rpc::{ErrorKind, Outcome, Params, RpcError};
+use crate::rpc::{ErrorKind, Outcome, Packed, Params, RpcError};
 
 /// The column of what is no object.
 const DATA: &str = "data";
@@ -40,6 +41,9 @@ pub struct Batch<'a> {
     /// Names of columns that hold values of several kinds, null aside.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub mixed: Vec<String>,
+    /// The bytes of those columns that are packed.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub packed: Option<Box<RawValue>>,
     /// Their data, of `rows`.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub data: Option<Vec<&'a RawValue>>,
@@ -127,12 +131,20 @@ fn counted(id: &str) -> Option<(&str, u64)> {
 /// that are no object are in the column `data`.
 #[derive(Debug, Default)]
 pub struct Columns<'a> {
-    columns: Vec<(Cow<'a, str>, Vec<&'a RawValue>)>,
+    pub(super) columns: Vec<Column<'a>>,
     rows: usize,
 }
 
+#[derive(Debug)]
+pub(super) struct Column<'a> {
+    name: Cow<'a, str>,
+    pub(super) values: Vec<&'a RawValue>,
+    /// How its values are packed, if they are; then they are not written as JSON.
+    pub(super) packed: Option<String>,
+}
+
 /// What a value begins with tells its kind; all numbers are one kind, and so are `true` and `false`.
-fn kind(value: &RawValue) -> u8 {
+pub(super) fn kind(value: &RawValue) -> u8 {
     match value.get().as_bytes().first() {
         Some(b'-' | b'0'..=b'9') => b'0',
         Some(b'f') => b't',
@@ -153,9 +165,9 @@ impl<'a> Columns<'a> {
             self.put(0, Cow::Borrowed(DATA), data);
         }
         self.rows += 1;
-        for (_, column) in &mut self.columns {
-            if column.len() < self.rows {
-                column.push(RawValue::NULL);
+        for column in &mut self.columns {
+            if column.values.len() < self.rows {
+                column.values.push(RawValue::NULL);
             }
         }
     }
@@ -163,13 +175,13 @@ impl<'a> Columns<'a> {
     /// Put a value of the row that comes next into its column, which is likely to be at `place`; returns where it was.
     fn put(&mut self, place: usize, key: Cow<'a, str>, value: &'a RawValue) -> usize {
         let place = match self.columns.get(place) {
-            Some((name, _)) if *name == key => place,
-            _ => self.columns.iter().position(|(name, _)| *name == key).unwrap_or_else(|| {
-                self.columns.push((key, vec![RawValue::NULL; self.rows]));
+            Some(column) if column.name == key => place,
+            _ => self.columns.iter().position(|column| column.name == key).unwrap_or_else(|| {
+                self.columns.push(Column { name: key, values: vec![RawValue::NULL; self.rows], packed: None });
                 self.columns.len() - 1
             }),
         };
-        let column = &mut self.columns[place].1;
+        let column = &mut self.columns[place].values;
         // As everywhere, of two members with the same name the last counts.
         column.truncate(self.rows);
         column.push(value);
@@ -183,8 +195,8 @@ impl<'a> Columns<'a> {
             let first = kinds.next();
             kinds.any(|kind| Some(kind) != first)
         };
-        let mixed = self.columns.iter().filter(|(_, column)| is_mixed(column));
-        mixed.map(|(name, _)| name.clone().into_owned()).collect()
+        let mixed = self.columns.iter().filter(|column| is_mixed(&column.values));
+        mixed.map(|column| column.name.clone().into_owned()).collect()
     }
 
     /// How many rows there are.
@@ -209,8 +221,11 @@ impl<'a> Extend<&'a RawValue> for Columns<'a> {
 impl Serialize for Columns<'_> {
     fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
         let mut map = serializer.serialize_map(Some(self.columns.len()))?;
-        for (name, column) in &self.columns {
-            map.serialize_entry(name, column)?;
+        for Column { name, values, packed } in &self.columns {
+            match packed {
+                Some(packed) => map.serialize_entry(name, packed)?,
+                None => map.serialize_entry(name, values)?,
+            }
         }
         map.end()
     }
@@ -274,6 +289,8 @@ pub enum Results {
     Rows(Box<RawValue>),
     /// For each name a JSON array of one value for each event.
     Columns(Box<RawValue>),
+    /// The same, some of them as bytes.
+    Packed(Packed),
 }
 
 #[derive(Deserialize)]
@@ -281,18 +298,24 @@ struct Answer<'a> {
     outcomes: Option<Vec<Outcome>>,
     done: Option<f64>,
     #[serde(borrow)]
+    packed: Option<&'a RawValue>,
+    #[serde(borrow)]
     results: Option<&'a RawValue>,
     #[serde(borrow)]
     columns: Option<&'a RawValue>,
 }
 
 impl Done {
-    /// Read the answer to a batch of `count` events.
+    /// Read the answer to a batch of `count` events; `open` gives the bytes that it names.
     ///
     /// # Errors
     ///
     /// `Invalid` when it is not one for each of them.
-    pub fn read(answer: &RawValue, count: usize) -> Result<Self, RpcError> {
+    pub fn read(
+        answer: &RawValue,
+        count: usize,
+        open: impl FnOnce(&RawValue) -> serde_json::Result<Bytes>,
+    ) -> Result<Self, RpcError> {
         let wrong = |what: String| RpcError::new(ErrorKind::Invalid, what);
         let unfit = |error: serde_json::Error| wrong(format!("the shim's outcomes do not fit the protocol: {error}"));
         let check = |what: &str, found: usize| match found == count {
@@ -307,6 +330,10 @@ impl Done {
             Answer { results: Some(results), .. } => {
                 check("results", length(results).map_err(unfit)?)?;
                 Ok(Self::All(Results::Rows(results.to_owned())))
+            }
+            Answer { columns: Some(columns), packed: Some(packed), .. } => {
+                let bytes = open(packed).map_err(unfit)?;
+                Ok(Self::All(Results::Packed(Packed::read(columns, bytes, count).map_err(wrong)?)))
             }
             Answer { columns: Some(columns), .. } => {
                 for (name, column) in members(columns).map_err(unfit)? {
@@ -330,6 +357,7 @@ impl Results {
         match self {
             Self::None => vec![super::null(); count],
             Self::Rows(rows) => serde_json::from_str(rows.get()).unwrap_or_else(|_| vec![super::null(); count]),
+            Self::Packed(packed) => packed.rows(count),
             Self::Columns(columns) => rows(columns).unwrap_or_else(|_| vec![super::null(); count]),
         }
     }
@@ -340,7 +368,7 @@ fn length(array: &RawValue) -> serde_json::Result<usize> {
     serde_json::from_str::<Vec<IgnoredAny>>(array.get()).map(|items| items.len())
 }
 
-fn members(object: &RawValue) -> serde_json::Result<Vec<(Cow<'_, str>, &RawValue)>> {
+pub(super) fn members(object: &RawValue) -> serde_json::Result<Vec<(Cow<'_, str>, &RawValue)>> {
     struct Members;
     impl<'a> Visitor<'a> for Members {
         type Value = Vec<(Cow<'a, str>, &'a RawValue)>;
@@ -440,6 +468,7 @@ mod tests {
             attempts: Runs::default(),
             keys: Runs::default(),
             mixed: Vec::new(),
+            packed: None,
             data: Some(vec![&row]),
             columns: None,
         };
@@ -453,7 +482,7 @@ mod tests {
 
     #[test]
     fn answers_are_one_for_each_event_or_an_error() {
-        let rows = |json: &str, count| match Done::read(&raw(json), count).expect(json) {
+        let rows = |json: &str, count| match Done::read(&raw(json), count, |_| Ok(Bytes::new())).expect(json) {
             Done::All(results) => results.rows(count).iter().map(|row| row.get().to_owned()).collect::<Vec<_>>(),
             Done::Each(outcomes) => vec![format!("{} outcomes", outcomes.len())],
         };
@@ -476,7 +505,7 @@ mod tests {
             r#"{"columns":[1,2]}"#,
             r#"{"outcomes":[]}"#,
         ] {
-            assert_eq!(Done::read(&raw(wrong), 2).expect_err(wrong).kind, ErrorKind::Invalid);
+            assert_eq!(Done::read(&raw(wrong), 2, |_| Ok(Bytes::new())).expect_err(wrong).kind, ErrorKind::Invalid);
         }
     }
 

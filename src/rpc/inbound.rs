@@ -6,7 +6,7 @@ use serde::{Deserialize, Deserializer, Serialize};
 use serde_json::{Value, value::RawValue};
 
 use crate::{
-    rpc::{ErrorKind, RpcError, null},
+    rpc::{ErrorKind, RpcError, null, pickle},
     wire::json,
 };
 
@@ -134,6 +134,9 @@ struct Raw<'a> {
 impl Inbound {
     /// Read a frame's body: one message or an array of them. Never fails; what is no message is [`Inbound::Bad`].
     pub fn parse(body: &[u8]) -> Vec<Self> {
+        if let Some(response) = pickle::response(body) {
+            return vec![response];
+        }
         // Before anything is taken apart: a value may go on to others as it is, and half a character from Node with it.
         let body = &*json::text(body);
         if let Some(response) = Self::parse_plain(body) {

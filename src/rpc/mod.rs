@@ -11,6 +11,8 @@ mod link;
 mod message;
 mod outbound;
 mod oversized;
+mod packed;
+pub mod pickle;
 
 pub use batch::{Batch, Columns, Done, Ids, Results, Runs};
 pub use error::{ErrorKind, RpcError};
@@ -23,6 +25,7 @@ pub use outbound::{
     PluginId, SHUTDOWN, in_space, may_be_batched, notification, response, write_request,
 };
 pub use oversized::{HEAD_BYTES, too_large};
+pub use packed::Packed;
 
 use serde_json::value::RawValue;
 
@@ -44,6 +47,12 @@ pub const ROWS: &str = "rows";
 /// The feature of a host and of a shim that speak of batches column by column, by `columns`.
 pub const COLUMNS: &str = "columns";
 
+/// The feature of a shim that takes columns as bytes, and sends them so.
+pub const PACKED: &str = "packed";
+
+/// The feature of a host and of a shim that pass many records to each other as a pickle of plain data.
+pub const PICKLE: &str = "pickle";
+
 /// The feature of a host and of a shim that pass tables to each other as Arrow IPC streams.
 pub const ARROW: &str = "arrow";
 
@@ -51,7 +60,8 @@ pub const ARROW: &str = "arrow";
 pub const SHARED: &str = "shared";
 
 /// What this host can do beyond the protocol's core.
-pub const FEATURES: &[&str] = if cfg!(feature = "arrow") { &[ROWS, COLUMNS, ARROW] } else { &[ROWS, COLUMNS] };
+pub const FEATURES: &[&str] =
+    if cfg!(feature = "arrow") { &[ROWS, COLUMNS, PICKLE, ARROW] } else { &[ROWS, COLUMNS, PICKLE] };
 
 /// JSON `null`.
 pub fn null() -> Box<RawValue> {

@@ -145,8 +145,8 @@ pub struct CallTable<'a> {
     pub name: &'a str,
     /// From the root down to here.
     pub chain: &'a [String],
-    /// Name of a file in the kernel's private folder: an Arrow IPC stream.
-    pub table: &'a str,
+    /// Bytes, by reference or as they are: an Arrow IPC stream.
+    pub table: &'a RawValue,
 }
 
 /// Parameters of a request to a plugin. Whatever JSON of others is in them was made compact when it came in.

@@ -1,5 +1,6 @@
 //! Events that are handed over together: when, in which shape, and what becomes of those that fail.
 
+mod forms;
 #[cfg(feature = "arrow")]
 mod tables;
 

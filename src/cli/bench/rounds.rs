@@ -60,6 +60,11 @@ pub(super) fn rounds<'a>(section: &'a str, systems: &'a mut [Box<dyn System>], p
 impl Entrant {
     /// Also finds out how often fits into the time of a round.
     async fn warm_up(&mut self, measure: Measure, systems: &mut [Box<dyn System>], plan: &Plan) {
+        // What is imported or compiled when it is first used is no part of it.
+        if let Err(error) = self.measure(measure, systems).await {
+            self.failure = Some(error);
+            return;
+        }
         let began = Instant::now();
         let mut each = f64::INFINITY;
         // Twice as many each time, until a tenth of a round's time is over.

@@ -147,7 +147,7 @@ impl Session {
         let LinkInfo { name, mode, plugin } = info;
         tracing::info!(name, ?mode, ?plugin, is_attached, reason, "link");
         if let Some(shared) = self.desk.shared.upgrade() {
-            shared.newsroom.publish(&News::Link { info: info.clone(), is_attached, reason: reason.into() });
+            shared.newsroom.publish(News::Link { info: info.clone(), is_attached, reason: reason.into() });
         }
     }
 
@@ -303,7 +303,7 @@ impl Session {
         let Some(shared) = self.desk.shared.upgrade().filter(|_| method == "log") else { return };
         if let Ok(Log { level, message, fields }) = serde_json::from_str(params.get()) {
             let news = PluginNews::Log { level: LogLevel::from_name(&level), message, fields };
-            shared.newsroom.publish(&News::Plugin { plugin: name.into(), news });
+            shared.newsroom.publish(News::Plugin { plugin: name.into(), news });
         }
     }
 

@@ -12,6 +12,7 @@ use crate::{
         Answer, Emission, PluginNews,
         actor::{Actor, CallOutcome, Fate, Frame},
         member::Member,
+        turn::Message,
     },
     rpc::{self, ErrorKind, Plea, RpcError},
 };
@@ -61,7 +62,7 @@ impl Actor {
             }
             _ => {
                 let error = RpcError::new(ErrorKind::Cancelled, "no handler is running; calls belong inside one");
-                return self.send(rpc::response(id, Err(&error)));
+                return self.send(Message::Json(rpc::response(id, Err(&error))));
             }
         };
         let (answer, args) = self.begin(&member, chain, plea).unwrap_or_else(|error| {
@@ -132,7 +133,7 @@ impl Actor {
                 }
                 Ok(packed.unwrap_or_else(|| Box::<str>::from(json).into()))
             });
-            self.send(rpc::response(id, result.as_deref()));
+            self.send(Message::Json(rpc::response(id, result.as_deref())));
             self.leave_cell();
         }
     }

@@ -30,7 +30,7 @@ use crate::{
         Carrier, Job, Mail, PluginNews, Reply, SharedGraph, Way,
         member::{Member, Members},
         prints::Prints,
-        turn::{Turn, TurnError, TurnEvent},
+        turn::{Message, Turn, TurnError, TurnEvent},
         visit::Visit,
     },
     rpc::{self, ErrorKind, Inbound, RpcError},
@@ -468,11 +468,19 @@ impl Actor {
         }
         let mut message = String::new();
         let first = self.state.next_id + 1;
+        let pickled = match &jobs[..] {
+            [(Queued { job, .. }, (None, _))] if self.way.takes_pickles => {
+                rpc::pickle::write_request(first, job.method, &job.params)
+            }
+            _ => None,
+        };
         for (id, (Queued { job, .. }, (params, _))) in (first..).zip(&jobs) {
             if jobs.len() > 1 {
                 message.push(if id == first { '[' } else { ',' });
             }
-            rpc::write_request(&mut message, id, job.method, params.as_ref().unwrap_or(&job.params));
+            if pickled.is_none() {
+                rpc::write_request(&mut message, id, job.method, params.as_ref().unwrap_or(&job.params));
+            }
             self.state.next_id = id;
         }
         if jobs.len() > 1 {
@@ -499,7 +507,10 @@ impl Actor {
                 });
             }
         }
-        self.send(message);
+        match pickled {
+            Some(pickled) => self.send(Message::Pickle(pickled)),
+            None => self.send(Message::Json(message)),
+        }
     }
 
     /// Some interpreters cannot take what is too long: Octave's terminal needs minutes for 10 MB.
@@ -520,7 +531,7 @@ impl Actor {
         Some(RpcError::new(ErrorKind::Invalid, message))
     }
 
-    fn send(&mut self, message: String) {
+    fn send(&mut self, message: Message) {
         let Some(open) = &mut self.state.turn else { return };
         if let Phase::Ready { idle_since } = &mut open.phase {
             *idle_since = None;
@@ -579,7 +590,7 @@ impl Actor {
         {
             open.phase = Phase::Ending { since: Instant::now() };
             // If it cannot be sent, the turn reports it next.
-            let _ = open.turn.send(rpc::notification("end"));
+            let _ = open.turn.send(Message::Json(rpc::notification("end")));
         }
     }
 
