@@ -29,13 +29,16 @@ const DISCONNECT: &str = "host.disconnect";
 /// How long a handler may take, if nobody who waits for it says less.
 pub(super) const HANDLER: Duration = Duration::from_secs(3600);
 
+/// What cells have registered, the patterns of topics parsed.
+type Registered = Arc<[(Handler, Option<Pattern>)]>;
+
 /// Serves one notebook.
 pub(super) struct Desk {
     host: Arc<dyn HostCalls>,
     pub filter: Arc<Filter>,
     plugin: OnceLock<Weak<Plugin>>,
-    /// What its cells have registered so far, the patterns parsed.
-    handlers: Mutex<Arc<[(Handler, Option<Pattern>)]>>,
+    /// So far.
+    handlers: Mutex<Registered>,
     /// A running host, instead of the scratch host.
     linked: Mutex<Option<Arc<Linked>>>,
     me: OnceLock<Weak<Self>>,
@@ -72,7 +75,7 @@ impl Desk {
     }
 
     /// What the cells have registered.
-    pub fn handlers(&self) -> Arc<[(Handler, Option<Pattern>)]> {
+    pub fn handlers(&self) -> Registered {
         self.handlers.lock().unwrap_or_else(PoisonError::into_inner).clone()
     }
 
