@@ -205,7 +205,7 @@ pub struct KernelArgs {
                         Example:\n  kernelbridge attach ~/.local/share/jupyter/runtime/kernel-1234.json --replace quake-rate"
 )]
 pub struct AttachArgs {
-    /// The kernel's connection file, or a part of its name in Jupyter's runtime folder.
+    /// The kernel's connection file, a part of its name, or its process's id; `kernelbridge kernels` lists them.
     #[arg(value_name = "KERNEL", value_hint = ValueHint::FilePath)]
     pub kernel: String,
     /// The host, by name, process id or socket; the only one that listens, if there is one.

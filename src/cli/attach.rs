@@ -1,7 +1,6 @@
 //! `kernelbridge attach`: a kernel that somebody else has started, attached to a running host.
 
 use std::{
-    fs,
     io::{Write, stderr, stdout},
     path::{Path, PathBuf},
     time::Duration,
@@ -14,13 +13,13 @@ use crate::{
     cli::{
         Ending,
         args::AttachArgs,
-        install,
         kernel::{self, read},
+        kernels,
         notebook::kernels::language_of,
     },
     client::KernelClient,
     connection::ConnectionInfo,
-    discover::{Discovery, Environment, Found, Languages, discover},
+    discover::{Discovery, Environment, Found, Languages, discover, runtime_dir},
     host::runtime_for,
     link::Address,
     plugin::{Runtime, launch_options},
@@ -109,24 +108,30 @@ async fn tell(
     Ok(Ending::Done)
 }
 
-/// The connection file: itself, or the newest in Jupyter's runtime folder that has this in its name.
+/// The connection file: itself, that of a process, or the newest in Jupyter's runtime folder that has this in its name.
 fn find(kernel: &str, environment: &Environment) -> anyhow::Result<PathBuf> {
     let path = Path::new(kernel);
     if path.is_file() {
         return Ok(path.to_owned());
     }
-    let dir = match environment.non_empty("JUPYTER_RUNTIME_DIR") {
-        Some(dir) => PathBuf::from(dir),
-        None => install::options()?.jupyter.join("runtime"),
-    };
-    let entries = fs::read_dir(&dir).with_context(|| format!("no file {kernel}, and cannot read {}", dir.display()))?;
-    let fits = |path: &PathBuf| {
-        let name = path.file_name().unwrap_or_default().to_string_lossy();
-        name.ends_with(".json") && name.contains(kernel) && name.starts_with("kernel-")
-    };
-    let found = entries.flatten().map(|entry| entry.path()).filter(fits);
+    let dir = runtime_dir(environment);
+    // Those of plugins are their hosts'.
+    let files: Vec<PathBuf> =
+        kernels::files(&dir).into_iter().filter(|(_, is_plugins)| !is_plugins).map(|(path, _)| path).collect();
+    let is_of = |path: &&PathBuf| kernels::process_of(path).is_some_and(|(id, _)| id.to_string() == kernel);
+    if let Some(path) = files.iter().find(is_of) {
+        return Ok(path.clone());
+    }
+    let fits = |path: &PathBuf| path.file_name().unwrap_or_default().to_string_lossy().contains(kernel);
+    let found = files.into_iter().filter(fits);
     let newest = found.max_by_key(|path| path.metadata().and_then(|metadata| metadata.modified()).ok());
-    newest.with_context(|| format!("no connection file {kernel}, and none in {} has that in its name", dir.display()))
+    newest.with_context(|| {
+        format!(
+            "no connection file `{kernel}`, and none in {} is that of process {kernel} or has that in its name\n\
+             hint: `kernelbridge kernels` lists kernels that run",
+            dir.display()
+        )
+    })
 }
 
 /// The kernelspec whose kernel it is, as far as can be told.

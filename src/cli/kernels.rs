@@ -13,7 +13,7 @@ use crate::{
     channels::is_listening,
     cli::{Ending, args::KernelsArgs},
     connection::ConnectionInfo,
-    discover::{Environment, runtime_dir},
+    discover::{Environment, discover, runtime_dir},
     provision::Folder,
 };
 
@@ -35,6 +35,10 @@ struct Row {
     /// The kernelspec's name, if the file has it.
     kernelspec: String,
     state: State,
+    /// As its kernelspec says, if that is found here.
+    language: Option<String>,
+    /// The notebook that Jupyter has started it for.
+    notebook: Option<String>,
     /// Since its file was written.
     age_seconds: u64,
     /// The process that was started with the file, if there is one.
@@ -46,8 +50,13 @@ struct Row {
 
 /// List kernels.
 pub fn kernels(args: &KernelsArgs) -> anyhow::Result<Ending> {
-    let dir = runtime_dir(&Environment::capture());
+    let environment = Environment::capture();
+    let dir = runtime_dir(&environment);
     let (mut rows, problems) = rows(files(&dir));
+    let discovery = discover(&environment);
+    for row in &mut rows {
+        row.language = discovery.find(&row.kernelspec).ok().map(|found| found.kernelspec.language.clone());
+    }
     // Those that live first, the youngest first.
     rows.sort_by_key(|row| (row.state, row.age_seconds));
     for problem in problems {
@@ -63,8 +72,8 @@ pub fn kernels(args: &KernelsArgs) -> anyhow::Result<Ending> {
     Ok(Ending::Done)
 }
 
-/// Connection files, and whether they are those of plugins.
-fn files(jupyter: &Path) -> Vec<(PathBuf, bool)> {
+/// Connection files of Jupyter and of plugins, and whether they are those of plugins.
+pub fn files(jupyter: &Path) -> Vec<(PathBuf, bool)> {
     let entries = |dir: &Path| fs::read_dir(dir).into_iter().flatten().flatten().map(|entry| entry.path());
     let name = |path: &Path| path.file_name().map(|name| name.to_string_lossy().into_owned()).unwrap_or_default();
     let of_jupyter = entries(jupyter).filter(|path| name(path).starts_with("kernel-") && name(path).ends_with(".json"));
@@ -106,6 +115,8 @@ fn row(path: &Path, is_plugins: bool) -> Result<Row, String> {
     Ok(Row {
         state,
         kernelspec: connection.kernel_name,
+        language: None,
+        notebook: process.as_ref().and_then(|(id, _)| notebook_of(*id)),
         age_seconds: SystemTime::now().duration_since(written).unwrap_or_default().as_secs(),
         process_id: process.map(|(id, _)| id),
         ours,
@@ -113,8 +124,16 @@ fn row(path: &Path, is_plugins: bool) -> Result<Row, String> {
     })
 }
 
+/// As Jupyter's server tells the kernels that it starts.
+fn notebook_of(id: u32) -> Option<String> {
+    let environment = fs::read(format!("/proc/{id}/environ")).ok()?;
+    let mut variables = environment.split(|&byte| byte == 0);
+    let session = variables.find_map(|variable| variable.strip_prefix(b"JPY_SESSION_NAME="))?;
+    Some(String::from_utf8_lossy(session).into_owned()).filter(|path| !path.is_empty())
+}
+
 /// The first process with this file among its arguments, and its program's name.
-fn process_of(file: &Path) -> Option<(u32, String)> {
+pub fn process_of(file: &Path) -> Option<(u32, String)> {
     let wanted = file.to_string_lossy();
     let mut ids: Vec<u32> = fs::read_dir("/proc")
         .into_iter()
@@ -136,10 +155,11 @@ fn process_of(file: &Path) -> Option<(u32, String)> {
 fn table(rows: &[Row]) -> Table {
     let mut table = Table::new();
     table.load_style(presets::NOTHING);
-    table.set_header(["KERNELSPEC", "STATE", "AGE", "PROCESS", "OURS", "CONNECTION FILE"]);
+    table.set_header(["KERNELSPEC", "LANGUAGE", "STATE", "AGE", "PROCESS", "OURS", "NOTEBOOK", "CONNECTION FILE"]);
     for row in rows {
         table.add_row([
             if row.kernelspec.is_empty() { "?".to_owned() } else { row.kernelspec.clone() },
+            row.language.clone().unwrap_or_default(),
             match row.state {
                 State::Alive => "alive".to_owned(),
                 State::Starting => "starting".to_owned(),
@@ -148,6 +168,7 @@ fn table(rows: &[Row]) -> Table {
             age(Duration::from_secs(row.age_seconds)),
             row.process_id.map(|id| id.to_string()).unwrap_or_default(),
             row.ours.unwrap_or_default().to_owned(),
+            row.notebook.clone().unwrap_or_default(),
             row.connection_file.display().to_string(),
         ]);
     }
