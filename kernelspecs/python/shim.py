@@ -5,9 +5,9 @@ All of it is in one function, because it is executed in the kernel's own namespa
 
 
 def _kernelbridge():
-    import asyncio, base64, builtins, collections, contextlib, ctypes, functools, gc, getpass, importlib.util
-    import inspect, io, ipykernel, itertools, json, linecache, mmap, operator, os, pickle, platform, re, signal, sys
-    import threading, time, traceback, types
+    import asyncio, base64, builtins, collections, concurrent.futures, contextlib, ctypes, functools, gc, getpass
+    import importlib.util, inspect, io, ipykernel, itertools, json, linecache, mmap, operator, os, pickle, platform, re
+    import signal, sys, threading, time, traceback, types
     kernel, main_thread, folder = get_ipython().kernel, threading.get_ident(), os.environ.get("KERNELBRIDGE_DIR", "")
     codes = {"Raised": -32000, "Cancelled": -32003, "NotFound": -32601, "Invalid": -32602}
     # What changes. served, asked: the last ids of the host's requests and of ours. notes: notifications not yet sent,
@@ -253,6 +253,8 @@ def _kernelbridge():
             with contextlib.closing(pipe) as now.carrier:
                 now.batch.clear()
                 now.held, now.ended = [], False
+                if id := kernel.get_parent("shell").get("header", {}).get("msg_id"):
+                    now.notes.appendleft(b'{"jsonrpc":"2.0","method":"cell","params":%b}' % dump({"id": id}))
                 yield
         finally:
             now.carrier, now.ended = None, True
@@ -260,10 +262,33 @@ def _kernelbridge():
 
     def is_cell(): return now.cells and now.carrier is None and threading.get_ident() == main_thread
 
+    def is_apart():  # in a notebook, in another thread than that of cells, such as JupyterLab has widgets in
+        return now.cells and threading.get_ident() != main_thread
+
+    def later(function, *args):  # in the thread of cells, when it runs none
+        future = concurrent.futures.Future()
+        def run():
+            if is_cell() or not now.cells:
+                future.set_result(attempt(function, *args))
+            else:  # a turn is open, which soon is over
+                kernel.io_loop.call_later(0.01, run)
+        kernel.io_loop.add_callback(run)
+        return future
+
+    def flush():
+        with cell(), Shield():
+            send()
+
     def request(method, params):  # and serve the host until it answers: whoever waits, serves
+        __tracebackhide__ = True  # IPython's tracebacks show the author's frames
         if is_cell():
             with cell():
                 return request(method, params)
+        if is_apart():
+            result = later(request, method, params).result()
+            if isinstance(result, BaseException):
+                raise result
+            return result
         if now.carrier is None or threading.get_ident() != now.server:
             raise Error("Cancelled", "no turn is open here: calls belong inside a handler, in the main thread")
         with contextlib.suppress(ValueError):  # there is no frame so deep; what follows must not fail in the middle
@@ -284,8 +309,9 @@ def _kernelbridge():
         params.update({"space": space.id} if space and space.id else {})
         now.notes.append(b'{"jsonrpc":"2.0","method":"%b","params":%b}' % (method, dump(params)))
         if is_cell():
-            with cell(), Shield():
-                send()
+            flush()
+        elif is_apart():
+            later(flush)
         elif now.carrier and threading.get_ident() == now.server and time.monotonic() >= now.quiet:
             with Shield():
                 send()
@@ -300,6 +326,8 @@ def _kernelbridge():
         result = attempt(perform, method, params)
         if type(result) is types.CoroutineType:
             result = attempt(run_apart, result)
+        if now.cells:  # what it printed comes before what is shown of it
+            sys.stdout.flush(), sys.stderr.flush()
         respond(id, body(method, params, result))
 
     async def serve_later(message):  # async handlers run in the kernel's event loop
@@ -431,6 +459,9 @@ def _kernelbridge():
     def failure(error):  # as an error of the protocol, the shim's own frames cut
         text, own = str(error), rf'(?m)^  File "{re.escape(failure.__code__.co_filename)}", .*\n(?:    .*\n)*'
         lines = re.sub(own, "", "".join(traceback.format_exception(type(error), error, error.__traceback__)))
+        if now.cells:  # called as IPython does
+            for file, number in getattr(kernel.shell.compile, "_filename_map", {}).items():
+                lines = lines.replace(f'File "{file}"', f"Cell In[{number}]")
         if isinstance(error, Error) and '  File "' not in lines:  # the shim's own refusal
             return error.error
         kind = "Cancelled" if isinstance(error, (KeyboardInterrupt, asyncio.CancelledError)) else "Raised"
@@ -656,8 +687,12 @@ def _kernelbridge():
             return register(self._space, function, kind="filter", topic=topic, priority=priority)
         def export(self, function=None, name=None): return register(self._space, function, kind="export", name=name)
         def on_shutdown(self, function): return self._space.farewells.append(function) or function
-        def call(self, name, *args): return request(b"call", {"name": name, "args": args})
-        def emit(self, topic, data=None, key=None): request(b"emit", {"topic": topic, "data": data, "key": key})
+        def call(self, name, *args):
+            __tracebackhide__ = True
+            return request(b"call", {"name": name, "args": args})
+        def emit(self, topic, data=None, key=None):
+            __tracebackhide__ = True
+            request(b"emit", {"topic": topic, "data": data, "key": key})
         # Of a notebook: live events of a running host come to its handlers, as copies or instead of a plugin's.
         def connect(self, host=None, replace=None): return self.call("host.connect", {"host": host, "replace": replace})
         def disconnect(self): return self.call("host.disconnect")

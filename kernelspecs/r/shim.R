@@ -247,6 +247,11 @@ local({
     })
     ended <<- FALSE
     open_pipes()
+    # The frame that got the frontend's message is among the first.
+    for (frame in sys.frames()) if (is.list(request <- get0("msg", frame, inherits = FALSE)) && is.character(request$header$msg_id)) {
+      say("\"method\":\"cell\",\"params\":", encode(list(id = request$header$msg_id)))
+      break
+    }
     value
   })
   open_pipes <- function() {  # "e" is O_CLOEXEC, and the mode must end in "b"

@@ -14,6 +14,7 @@ use crate::{
 };
 
 use super::{
+    others::Others,
     output::{Metered, Room},
     task::IopubSeen,
 };
@@ -43,8 +44,8 @@ pub(super) struct Drain {
     pub news: mpsc::UnboundedSender<News>,
     /// What was told already of those that are told once: anything, and a welcome.
     pub told: IopubSeen,
-    /// If others talk to the kernel too: our session, and whether it runs a cell of theirs.
-    pub others: Option<(String, watch::Sender<bool>)>,
+    /// If others talk to the kernel too: our session, and what it runs of theirs.
+    pub others: Option<(String, watch::Sender<Others>)>,
 }
 
 impl Drain {
@@ -93,16 +94,20 @@ impl Drain {
 
     /// Is it about something that others asked for? Then they see it themselves.
     fn is_others(&self, message: &Message) -> bool {
-        let (Some((session, busy)), Some(parent)) = (&self.others, &message.parent) else { return false };
+        let (Some((session, others)), Some(parent)) = (&self.others, &message.parent) else { return false };
         if parent.session.is_empty() || parent.session == *session {
             return false;
         }
-        if message.msg_type() == "status"
-            && parent.msg_type == "execute_request"
+        if message.msg_type() == "execute_input" {
+            others.send_if_modified(|others| others.told(parent));
+        } else if message.msg_type() == "status"
             && let Ok(status) = message.parse_content::<content::StatusOutput>()
         {
-            // It runs one after the other, so the last word is about the last cell.
-            busy.send_replace(status.execution_state == "busy");
+            others.send_if_modified(|others| match &*status.execution_state {
+                "busy" => others.begin(parent),
+                "idle" => others.end(parent),
+                _ => false,
+            });
         }
         true
     }

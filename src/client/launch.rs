@@ -14,7 +14,7 @@ use tokio::{
 use crate::{
     channels::Channels,
     client::{
-        ClientError, Counters, Ids, KernelClient, Outputs, Startup,
+        ClientError, Counters, Ids, KernelClient, Others, Outputs, Startup,
         iopub::Drain,
         startup::milliseconds,
         task::{Command, IopubSeen, PROMPTS, Task},
@@ -146,8 +146,8 @@ impl KernelClient {
         let (outputs, output_receiver) = mpsc::unbounded_channel();
         let (iopub_seen, mut seen) = watch::channel(IopubSeen::default());
         let told = IopubSeen::default();
-        let (cell, cells) = watch::channel(false);
-        let others = options.spec.shared_key.as_ref().map(|_| (session.clone(), cell));
+        let (told_others, others_running) = watch::channel(Others::default());
+        let others = options.spec.shared_key.as_ref().map(|_| (session.clone(), told_others));
         let drain =
             Drain { iopub: channels.iopub, signer: signer.clone(), counters: counters.clone(), news, told, others };
         let task = Task {
@@ -178,7 +178,7 @@ impl KernelClient {
             heartbeat: connection.endpoint(connection.hb_port),
             connection,
             outputs: Some(Outputs(output_receiver)),
-            cells,
+            others: others_running,
             counters,
             tasks: [tokio::spawn(task.run()), tokio::spawn(drain.run())],
         };

@@ -11,6 +11,7 @@
 mod execution;
 mod iopub;
 mod launch;
+mod others;
 mod output;
 mod prober;
 mod startup;
@@ -44,6 +45,7 @@ use crate::{
 
 pub use execution::{Executed, Execution, ExecutionEvent, Input};
 pub use launch::LaunchOptions;
+pub use others::Others;
 pub(crate) use output::size_of;
 pub use output::{Counters, Output, Outputs};
 pub use prober::Prober;
@@ -65,7 +67,7 @@ pub struct KernelClient {
     heartbeat: String,
     connection: ConnectionInfo,
     outputs: Option<Outputs>,
-    cells: watch::Receiver<bool>,
+    others: watch::Receiver<Others>,
     counters: Arc<Counters>,
     tasks: [JoinHandle<()>; 2],
 }
@@ -167,9 +169,9 @@ impl KernelClient {
         self.welcomed
     }
 
-    /// Whether the kernel runs a cell of somebody else's, who talks to it too.
-    pub fn others_cell(&self) -> watch::Receiver<bool> {
-        self.cells.clone()
+    /// What the kernel runs of somebody else's, who talks to it too.
+    pub fn others(&self) -> watch::Receiver<Others> {
+        self.others.clone()
     }
 
     /// Where it listens, with the key.

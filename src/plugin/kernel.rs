@@ -144,7 +144,7 @@ impl Kernel {
         let Parts { client, inbox, death, activation, prints, pool } = parts;
         let outbox = pool.zip(client.process().blobs());
         let outbox = outbox.map(|(pool, path)| Outbox::open(pool, path, source.sandbox.read_only)).transpose()?;
-        let cells = source.live.as_ref().map(|_| client.others_cell());
+        let cells = source.live.as_ref().map(|_| client.others());
         let actor = Actor {
             name,
             members: self.members.clone(),

@@ -12,7 +12,7 @@ use tokio::{sync::watch, time::timeout};
 
 use crate::{
     blob::Pool,
-    client::{KernelClient, LaunchOptions, Startup, milliseconds},
+    client::{KernelClient, LaunchOptions, Others, Startup, milliseconds},
     connection::ConnectionInfo,
     language::{Activation, Language},
     plugin::{
@@ -197,6 +197,11 @@ impl Spare {
     /// Where its kernel listens, with the key, and the session of our own messages to it: for whoever talks to it too.
     pub(crate) fn identity(&self) -> (ConnectionInfo, String) {
         (self.client.connection().clone(), self.client.session().to_owned())
+    }
+
+    /// What its kernel runs of somebody else's.
+    pub(crate) fn others(&self) -> watch::Receiver<Others> {
+        self.client.others()
     }
 
     /// The kernel's process.

@@ -42,7 +42,7 @@ impl Adopted {
         let host = Host::builder().build().await?;
         let spare = Spare::adopt(runtime, &source, connection, process_id).await?;
         let (told, said) = mpsc::unbounded_channel();
-        let filter = Arc::new(Filter::new(spare.identity().1, signer).with_terminal(told));
+        let filter = Arc::new(Filter::new(spare.identity().1, signer, spare.others()).with_terminal(told));
         let guest = guest(&host)?;
         let desk = Arc::new(Desk::new(guest.calls, filter));
         let plugin = Plugin::load_into(spare, runtime, &source, desk.clone(), guest.graph).await?;

@@ -14,7 +14,10 @@ use crate::{
     client::Output,
     host::Event,
     plugin::Plugin,
-    relay::desk::{Desk, HANDLER},
+    relay::{
+        NAME,
+        desk::{Desk, HANDLER},
+    },
     rpc::{self, Batch, Columns, Deliver, Done, ErrorKind, Filtered, Handler, HandlerKind, RpcError},
     wire::Header,
 };
@@ -36,9 +39,13 @@ pub(super) async fn emitted(desk: Arc<Desk>, chain: Chain, event: Event) -> Resu
     let (rows, event, later) = handled(&desk, &chain, event).await?;
     let topic = event.as_ref().map(|event| event.topic.to_string());
     for error in rows.iter().filter_map(|row| row.result.as_ref().err()) {
-        let report = error.report();
         let name = if error.ename.is_empty() { format!("{:?}", error.kind) } else { error.ename.to_string() };
-        let traceback = report.lines().map(str::to_owned).collect();
+        // Whose it is needs no word when it is the notebook's own.
+        let traceback = if *error.plugin == *NAME && !error.traceback.is_empty() && error.cause.is_none() {
+            error.traceback.iter().map(ToString::to_string).collect()
+        } else {
+            error.report().lines().map(str::to_owned).collect()
+        };
         let output = Output::Error { ename: name, evalue: error.message.clone(), traceback };
         desk.filter.show(&output, cell.clone());
     }

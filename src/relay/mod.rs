@@ -115,7 +115,7 @@ impl Relay {
         let spare = Spare::start(&runtime, &source).await?;
         tracing::info!(kernel = runtime.kernelspec, took = ?began.elapsed(), "the stock kernel runs");
         let (kernel, session) = spare.identity();
-        let filter = Arc::new(Filter::new(session, signer));
+        let filter = Arc::new(Filter::new(session, signer, spare.others()));
         let guest = guest(&host)?;
         let desk = Arc::new(Desk::new(guest.calls, filter.clone()));
         let plugin = Plugin::load_into(spare, &runtime, &source, desk.clone(), guest.graph).await?;

@@ -65,6 +65,11 @@ pub enum Inbound {
         /// Which plugin's, in a shared kernel.
         space: Option<u64>,
     },
+    /// What it says next comes from the code of somebody else's request, in a kernel that runs their cells.
+    Cell {
+        /// The request's `msg_id`.
+        id: String,
+    },
     /// Not a message of the protocol; counted and shown, otherwise ignored.
     Bad {
         /// Why.
@@ -215,6 +220,7 @@ impl Inbound {
                     Err(error) => Self::Bad { reason: format!("parameters of `handlers`: {error}") },
                 }
             }
+            "cell" => Self::Cell { id: text(&params()["id"]) },
             _ => Self::Bad { reason: format!("unknown notification `{method}`") },
         }
     }

@@ -45,7 +45,7 @@ impl Actor {
             Phase::Ready { idle_since } => idle_since.map(|since| since + self.language.turn.linger()),
             Phase::Ending { since } => Some(since + END),
         });
-        frames.chain(queued).chain(turn).min()
+        frames.chain(queued).chain(turn).chain(self.state.early.until()).min()
     }
 
     /// A timer that fires too early costs little; setting one for each event would cost more.
@@ -61,6 +61,7 @@ impl Actor {
     }
 
     pub(super) async fn expire(&mut self) {
+        self.release_early();
         let now = Instant::now();
         self.expire_queued(now);
         let stuck = match self.state.turn.as_ref().map(|open| (open.phase, open.opened_at)) {

@@ -24,7 +24,7 @@ use tokio::sync::{mpsc, oneshot, watch};
 use crate::{
     blob::{Held, Outbox, Parcel},
     chain::Chain,
-    client::{ClientError, Execution, KernelClient, Output},
+    client::{ClientError, Execution, KernelClient, Others, Output},
     language::{Activation, Language},
     plugin::{
         Carrier, Job, Mail, PluginNews, Reply, SharedGraph, Way,
@@ -69,8 +69,8 @@ pub(super) struct Actor {
     pub prints: Arc<Prints>,
     pub graph: SharedGraph,
     pub inbox: mpsc::Receiver<Mail>,
-    /// Its code comes in cells that others have the kernel run; does it run one?
-    pub cells: Option<watch::Receiver<bool>>,
+    /// Its code comes in cells that others have the kernel run: what runs of those.
+    pub cells: Option<watch::Receiver<Others>>,
     pub state: State,
 }
 
@@ -93,6 +93,8 @@ pub(super) struct State {
     takes_blobs: bool,
     /// The shim became ready over this carrier before, so if it does not again, it is gone.
     worked: bool,
+    /// What came from a cell that is not known to run.
+    early: cells::Early,
     /// When files that nobody sent were last looked for.
     cleaned_at: Option<Instant>,
     /// How often a standing turn ended although nobody ended it.
@@ -220,8 +222,8 @@ impl Actor {
             let state = &mut self.state;
             let turn = async {
                 match &mut state.turn {
-                    Some(open) => open.turn.next().await,
-                    None => std::future::pending().await,
+                    Some(open) if !state.early.is_waiting() => open.turn.next().await,
+                    _ => std::future::pending().await,
                 }
             };
             let visit = async {
@@ -266,7 +268,11 @@ impl Actor {
                 }
                 // The handle is gone, and with it anyone who could wait.
                 Happened::Mail(None) => break,
-                Happened::Turn(TurnEvent::Message(message)) => self.receive(message),
+                Happened::Turn(TurnEvent::Message(message)) => {
+                    if let Some(message) = self.not_early(message) {
+                        self.receive(message);
+                    }
+                }
                 Happened::Turn(TurnEvent::Keyboard(input)) => self.refuse_keyboard(&input).await,
                 Happened::Turn(TurnEvent::Ended(reply)) => self.turn_ended(&reply),
                 Happened::Turn(TurnEvent::Failed(error)) => self.turn_failed(error).await,
@@ -617,6 +623,8 @@ impl Actor {
             }
             Inbound::Output { name, text } => self.prints.show(Output::Stream { name, text }, &Member::news),
             Inbound::Handlers { handlers, space } => self.news(space, PluginNews::Handlers(handlers)),
+            // It was waited for.
+            Inbound::Cell { .. } => {}
             Inbound::Bad { reason } => self.news(None, PluginNews::Odd { reason }),
         }
     }
@@ -649,7 +657,7 @@ impl Actor {
 }
 
 /// A cell of somebody else's has begun or ended.
-async fn changed(cells: &mut Option<watch::Receiver<bool>>) {
+async fn changed(cells: &mut Option<watch::Receiver<Others>>) {
     if let Some(cells) = cells
         && cells.changed().await.is_ok()
     {

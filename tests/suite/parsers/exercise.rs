@@ -86,7 +86,11 @@ pub fn rpc(bytes: &[u8]) -> bool {
                 accepted = false;
             }
             Inbound::Output { name, .. } => assert!(name == "stdout" || name == "stderr"),
-            Inbound::Ready | Inbound::Log { .. } | Inbound::Progress { .. } | Inbound::Handlers { .. } => {}
+            Inbound::Ready
+            | Inbound::Log { .. }
+            | Inbound::Progress { .. }
+            | Inbound::Handlers { .. }
+            | Inbound::Cell { .. } => {}
         }
     }
     link(bytes);
