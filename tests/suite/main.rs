@@ -11,6 +11,7 @@
 //! - `discover`: kernelspecs found against jupyter_client's, on random machines
 //! - `examples`: they run
 //! - `floors`: who imports whom
+//! - `frontends`: notebook kernels, asked by Jupyter's own client what it asks any kernel
 //! - `host`: many plugins: state, crossing calls, full queues, deadlines, lossless streams
 //! - `hostile`: a kernel that misbehaves in every way we could think of
 //! - `link`: other processes attach to a running host: mirrors, stand-ins, and what is none
@@ -35,6 +36,7 @@ mod demo;
 mod discover;
 mod examples;
 mod floors;
+mod frontends;
 mod host;
 mod hostile;
 mod link;
