@@ -6,7 +6,10 @@ use std::{
 };
 
 use anyhow::{Context, bail};
-use tokio::signal::unix::{SignalKind, signal};
+use tokio::{
+    signal::unix::{SignalKind, signal},
+    time::sleep,
+};
 
 use crate::{
     cli::{Ending, args::KernelArgs},
@@ -16,6 +19,8 @@ use crate::{
     relay::{Relay, RelayOptions},
 };
 
+/// How often it is looked whether Jupyter is still there.
+const PARENT: Duration = Duration::from_secs(1);
 /// What lies beside a plugin's notebook.
 const MANIFEST: &str = "plugin.toml";
 /// How long the stock kernel may take; Jupyter gives up after a minute.
@@ -30,6 +35,8 @@ pub async fn kernel(args: KernelArgs, kernelspecs: &[PathBuf]) -> anyhow::Result
     let found = stock(&discovery, &languages, &language, kernel.as_deref())?;
     let env = environment.vars().map(|(name, _)| name.to_string_lossy().into_owned()).collect();
     // Before the kernel, which takes its time: Jupyter may have thought better of it.
+    let orphaned = orphaned();
+    tokio::pin!(orphaned);
     let (mut interrupt, mut terminate) = (signal(SignalKind::interrupt())?, signal(SignalKind::terminate())?);
     let mut hangup = signal(SignalKind::hangup())?;
     let starting = Relay::start(RelayOptions {
@@ -45,6 +52,7 @@ pub async fn kernel(args: KernelArgs, kernelspecs: &[PathBuf]) -> anyhow::Result
         relay = starting => relay?,
         _ = terminate.recv() => return Ok(Ending::Done),
         _ = hangup.recv() => return Ok(Ending::Done),
+        () = &mut orphaned => return Ok(Ending::Done),
     };
     loop {
         tokio::select! {
@@ -55,10 +63,23 @@ pub async fn kernel(args: KernelArgs, kernelspecs: &[PathBuf]) -> anyhow::Result
             _ = interrupt.recv() => relay.interrupt().await,
             _ = terminate.recv() => break,
             _ = hangup.recv() => break,
+            () = &mut orphaned => break,
         }
     }
     relay.shutdown().await;
     Ok(Ending::Done)
+}
+
+/// Returns when Jupyter, which has started us and says so, is no more: a kernel that nobody can end would stay for ever.
+async fn orphaned() {
+    let parent = nix::unistd::getppid();
+    let said = std::env::var("JPY_PARENT_PID").ok().and_then(|id| id.parse().ok());
+    if said != Some(parent.as_raw()) {
+        return std::future::pending().await;
+    }
+    while nix::unistd::getppid() == parent {
+        sleep(PARENT).await;
+    }
 }
 
 /// Of the manifest beside the notebook, where Jupyter starts us.

@@ -243,6 +243,9 @@ def endings(_, ours, language):
     with _running(ours) as (manager, client):
         client.execute(DEATHS[language])
         found["left by a cell"] = _gone(before)
+        until = time.monotonic() + PATIENCE
+        while manager.is_alive() and time.monotonic() < until:
+            time.sleep(0.1)
         found["told"] = not manager.is_alive()
     with _running(ours) as (manager, client):
         found["processes"] = len(_processes() - before)

@@ -7,14 +7,17 @@ Each function of SCENES opens a notebook, does things in it, and asserts what th
 
 import argparse
 import contextlib
+import itertools
 import json
 import os
 import re
 import secrets
+import signal
 import socket
 import subprocess
 import sys
 import tempfile
+import threading
 import time
 import traceback
 import urllib.request
@@ -414,10 +417,96 @@ def template(lab):
             page.picture("all", whole=True)
 
 
-# Here comes what needs a host that runs elsewhere: start one that is fed from examples/quakes, connect a notebook to it
-# with `bridge.connect()`, and see its events arrive.
+@contextlib.contextmanager
+def running(lab, name):
+    """A host elsewhere that is fed with the earthquakes, a few each second, and listens."""
+    quakes = Path(__file__).resolve().parents[2] / "examples/quakes"
+    plugins = [quakes / "plugins" / plugin for plugin in ("quake-clean", "quake-rate")]
+    host = subprocess.Popen(
+        [lab.kernelbridge, "run", *plugins, "--events", "-", "--topic", "quake.new", "--state", ":memory:", "--out", os.devnull,
+         "--listen", "--name", name],
+        stdin=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=lab.env, cwd=lab.folder,
+    )
+    over = threading.Event()
 
-SCENES = (python, r, javascript, stopped, died, template)
+    def feed():
+        with contextlib.suppress(OSError, ValueError):
+            for line in itertools.cycle((quakes / "earthquakes.ndjson").read_text().splitlines()):
+                host.stdin.write(line + "\n")
+                host.stdin.flush()
+                if over.wait(0.2):
+                    return
+
+    feeding = threading.Thread(target=feed)
+    feeding.start()
+    try:
+        until = time.monotonic() + PATIENCE / 1000
+        while name not in subprocess.run([lab.kernelbridge, "hosts"], capture_output=True, text=True, env=lab.env).stdout:
+            assert host.poll() is None and time.monotonic() < until, "the host does not listen"
+            time.sleep(0.2)
+        yield host
+    finally:
+        over.set()
+        feeding.join()
+        host.stdin.close()
+        said = host.stderr.read()
+        assert host.wait(60) in (0, 1), said
+
+
+def live(lab):
+    """Connected to a running host: copies of its events, its functions, a plugin's place, and what goes wrong."""
+    name = f"quakes-{secrets.token_hex(4)}"
+    cells = [
+        'seen = []\n\n\n@bridge.on("quake.new")\ndef strong(event):\n    quake = event.data["properties"]\n'
+        '    seen.append(quake["mag"])\n    return f"{quake[\'mag\']}, {quake[\'place\']}"',
+        f'connected = bridge.connect("{name}")\nconnected["plugins"]',
+        'len(seen) > 3',
+        'bridge.state.set("minimum", 1)',
+        'bridge.disconnect()',
+        'bridge.connect("nobody-here")',
+        f'%bridge connect {name} replace quake-rate',
+        'bridge.disconnect()',
+    ]
+    r_cells = [
+        f'x <- bridge$connect("{name}", replace = "quake-rate")\nx$link',
+        'magnitudes <- numeric()\nbridge$on("quake.new", function(event) {\n  magnitudes <<- c(magnitudes, event$data$properties$mag)\n'
+        '  length(magnitudes)\n})',
+        'length(magnitudes) > 3',
+        'hist(magnitudes)',
+        'bridge$disconnect()',
+    ]
+    with running(lab, name) as host:
+        with lab.notebook("live", "python", cells) as page:
+            page.run(0)
+            page.shows(1, "quake-rate", "connected")
+            expect(page.output(1).locator("table tbody tr").nth(4)).to_be_visible(timeout=PATIENCE)
+            expect(page.output(1)).to_contain_text("quake.new → strong")
+            page.picture("events", cells=(0, 1))
+            # Copies have no consequences.
+            page.shows(3, "state.set")
+            page.run(4)
+            expect(page.output(1)).to_contain_text("ended")
+            page.shows(5, "no running host `nobody-here`", name)
+            with lab.notebook("live-r", "r", r_cells) as r_page:
+                r_page.shows(0, "quake-rate")
+                # One plugin has one stand-in.
+                page.shows(6, "notebook")
+                r_page.run(1)
+                until = time.monotonic() + PATIENCE / 1000
+                while "TRUE" not in r_page.run(2).inner_text():
+                    assert time.monotonic() < until, "no events come"
+                    time.sleep(0.5)
+                r_page.plot(3)
+                r_page.picture("place", cells=(0, 3))
+                r_page.run(4)
+            page.run(6)
+            page.run(7)
+            page.shows(1, "connected")
+            host.send_signal(signal.SIGINT)
+            expect(page.output(1)).to_contain_text("ended", timeout=PATIENCE)
+
+
+SCENES = (python, r, javascript, stopped, died, template, live)
 
 
 def main():
