@@ -133,8 +133,41 @@ pub(super) fn crowd<'a>(kit: &'a Kit, plan: &'a Plan) -> Doing<'a, Vec<Row>> {
             ]);
             eprintln!("{SECTION}: {system}");
         }
+        rows.extend(further(kit, SECTION, &road).await?);
         Ok(rows)
     })
+}
+
+/// What one more plugin costs in a kernel that others share.
+async fn further(kit: &Kit, section: &'static str, road: &Road) -> anyhow::Result<Vec<Row>> {
+    // The first ones pay for what the interpreter compiles and allocates once.
+    const BEFORE: usize = 10;
+    const MORE: usize = 40;
+    let system = format!("kernelbridge {} shared", road.language);
+    let dir = tempfile::tempdir()?;
+    let dirs: Vec<_> = (0..BEFORE + MORE).map(|number| dir.path().join(format!("bench-{number}"))).collect();
+    for (number, dir) in dirs.iter().enumerate() {
+        road.plugin(dir, &format!("bench-{number}"), kit, "")?;
+        let manifest = std::fs::read_to_string(dir.join("plugin.toml"))?;
+        let shared = manifest.replacen("[plugin]\n", "[plugin]\nisolation = \"shared\"\n", 1);
+        std::fs::write(dir.join("plugin.toml"), shared)?;
+    }
+    let host = host(kit, &dirs[..BEFORE]).await?;
+    let process_id = host.plugins().first().map(|plugin| plugin.about.process_id).unwrap_or_default();
+    let before = tree_bytes(process_id);
+    let mut took = Vec::new();
+    for dir in &dirs[BEFORE..] {
+        let began = Instant::now();
+        host.load(dir).await?;
+        took.push(began.elapsed().as_secs_f64() * 1e3);
+    }
+    let each = tree_bytes(process_id).saturating_sub(before) as f64 / 1e3 / MORE as f64;
+    host.shutdown().await;
+    eprintln!("{section}: {system}");
+    Ok(vec![
+        Row::new(section, "start of a further plugin", &system, Unit::Millis, &took),
+        Row::new(section, "memory of a further plugin", &system, Unit::Kilobytes, &[each]),
+    ])
 }
 
 /// One plugin in several kernels.
