@@ -108,6 +108,10 @@ impl Process {
         if let Some(temporary) = &temporary {
             // SWI-Prolog 9 knows only the second.
             command.env("TMPDIR", temporary.path()).env("TMP", temporary.path());
+            if spec.shared_key.is_none() {
+                // ilua keeps its pipes there, which are left when it is killed, and in the way of the next of its number.
+                command.env("JUPYTER_RUNTIME_DIR", temporary.path());
+            }
         }
         command.envs(&spec.env);
         if let Some(temporary) = temporary.as_ref().filter(|_| spec.sandbox.read_only) {

@@ -36,6 +36,10 @@ fn kernels_get_what_they_need_of_the_environment_and_nothing_else() {
     for name in ["GITHUB_TOKEN", "MY_TOKEN", "R_API_KEY", "https_proxy", "CARGO_MANIFEST_DIR"] {
         assert!(!plain.contains_key(name), "{name} is in {plain:?}");
     }
+    // What a killed kernel leaves there, as ilua does, goes with its folder.
+    for name in ["TMPDIR", "JUPYTER_RUNTIME_DIR"] {
+        assert!(plain[name].contains("/kernelbridge-"), "{name} is {}", plain[name]);
+    }
     let named = environment_of(&desk, "named");
     assert_eq!(named.get("MY_TOKEN").map(String::as_str), Some("a token"));
     assert!(!named.contains_key("GITHUB_TOKEN") && !named.contains_key("NOT_SET"));
