@@ -190,6 +190,9 @@ pub struct KernelArgs {
     /// Plugins for the host behind `bridge`.
     #[arg(long, value_name = "PLUGIN")]
     pub plugins: Vec<PathBuf>,
+    /// Attach the notebook to this running host from its beginning, as soon as that listens.
+    #[arg(long, value_name = "HOST")]
+    pub connect: Option<String>,
     /// The connection file.
     #[arg(short = 'f', long = "connection-file", value_name = "FILE")]
     pub connection_file: PathBuf,
@@ -243,6 +246,9 @@ pub enum NotebookCommand {
         /// The kernelspec to run behind it, if not the language's: that of your own environment.
         #[arg(long, value_name = "KERNELSPEC")]
         kernel: Option<String>,
+        /// Attach notebooks to this running host from their beginning, as `bridge.connect(HOST)` does in a cell.
+        #[arg(long, value_name = "HOST")]
+        connect: Option<String>,
         /// A plugin for the host behind `bridge`, so that notebooks can call it (may be given again).
         #[arg(long, value_name = "PLUGIN", value_hint = ValueHint::AnyPath)]
         plugin: Vec<PathBuf>,

@@ -28,7 +28,7 @@ const STARTUP: Duration = Duration::from_secs(55);
 
 /// Be a kernel, until a frontend or the stock kernel ends it.
 pub async fn kernel(args: KernelArgs, kernelspecs: &[PathBuf]) -> anyhow::Result<Ending> {
-    let KernelArgs { language, kernel, plugins, connection_file } = args;
+    let KernelArgs { language, kernel, plugins, connect, connection_file } = args;
     let connection = read(&connection_file)?;
     let environment = Environment::capture();
     let (discovery, languages) = (discover(&environment), Languages::load(&environment, kernelspecs));
@@ -48,12 +48,15 @@ pub async fn kernel(args: KernelArgs, kernelspecs: &[PathBuf]) -> anyhow::Result
         env,
         startup: STARTUP,
     });
-    let relay = tokio::select! {
+    let mut relay = tokio::select! {
         relay = starting => relay?,
         _ = terminate.recv() => return Ok(Ending::Done),
         _ = hangup.recv() => return Ok(Ending::Done),
         () = &mut orphaned => return Ok(Ending::Done),
     };
+    if let Some(host) = connect {
+        relay.attach(host);
+    }
     loop {
         tokio::select! {
             reason = relay.ended() => {

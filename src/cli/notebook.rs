@@ -14,8 +14,9 @@ use crate::cli::{
 /// Do what was asked for.
 pub fn notebook(args: NotebookArgs, kernelspecs: &[PathBuf]) -> anyhow::Result<Ending> {
     match args.command {
-        NotebookCommand::Install { languages, kernel, plugin } => {
-            kernels::install_all(&languages, kernel.as_deref(), &plugin, kernelspecs)
+        NotebookCommand::Install { languages, kernel, connect, plugin } => {
+            let setting = kernels::Setting { kernel, connect, plugins: plugin };
+            kernels::install_all(&languages, setting, kernelspecs)
         }
         NotebookCommand::List { json } => kernels::list(json),
         NotebookCommand::Remove { languages } => kernels::remove(&languages, kernelspecs),

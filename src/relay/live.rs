@@ -26,7 +26,8 @@ const PACE: Duration = Duration::from_millis(300);
 /// The table of one link.
 pub(super) struct Live {
     filter: Arc<Filter>,
-    cell: Option<Header>,
+    /// Where it is shown: in the cell that connected, else in the first that runs.
+    cell: Mutex<Option<Header>>,
     /// Names the display, so that it can be changed.
     id: String,
     about: String,
@@ -46,9 +47,10 @@ struct State {
 impl Live {
     /// Show it in the cell that runs now.
     pub fn begin(filter: Arc<Filter>, about: String) -> Arc<Self> {
-        let (cell, id) = (filter.cell(), uuid::Uuid::new_v4().to_string());
-        let live = Self { filter, cell, id, about, state: Mutex::default(), changed: Notify::new() };
-        live.show("display_data");
+        let id = uuid::Uuid::new_v4().to_string();
+        let (cell, state, changed) = (Mutex::default(), Mutex::default(), Notify::new());
+        let live = Self { filter, cell, id, about, state, changed };
+        live.show();
         Arc::new(live)
     }
 
@@ -56,7 +58,7 @@ impl Live {
     pub async fn run(self: Arc<Self>) {
         loop {
             self.changed.notified().await;
-            self.show("update_display_data");
+            self.show();
             sleep(PACE).await;
         }
     }
@@ -81,10 +83,16 @@ impl Live {
     /// Nothing more will come.
     pub fn end(&self, reason: &str) {
         self.lock().ended = Some(reason.to_owned());
-        self.show("update_display_data");
+        self.show();
     }
 
-    fn show(&self, msg_type: &str) {
+    fn show(&self) {
+        let mut cell = self.cell.lock().unwrap_or_else(PoisonError::into_inner);
+        let msg_type = if cell.is_some() { "update_display_data" } else { "display_data" };
+        if cell.is_none() {
+            *cell = self.filter.cell();
+        }
+        let Some(cell) = cell.clone() else { return };
         let content = {
             let state = self.lock();
             let mut head = format!("{}: {} handled", self.about, state.handled);
@@ -106,7 +114,7 @@ impl Live {
             data.insert("text/html".into(), json!(format!("<p>{}</p>{html}", super::dispatch::escape(&head))));
             json!({ "data": data, "metadata": {}, "transient": { "display_id": self.id } })
         };
-        self.filter.say(msg_type, &content, self.cell.clone());
+        self.filter.say(msg_type, &content, Some(cell));
     }
 
     fn lock(&self) -> MutexGuard<'_, State> {

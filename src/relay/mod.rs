@@ -27,7 +27,7 @@ use std::{
 };
 
 use serde_json::{Map, Value};
-use tokio::task::JoinSet;
+use tokio::{task::JoinSet, time::sleep};
 
 use crate::{
     client::ClientError,
@@ -42,6 +42,8 @@ pub use adopted::Adopted;
 use desk::Desk;
 use iopub::Filter;
 
+/// How often it is looked whether a host listens that a notebook is to be attached to.
+const AGAIN: Duration = Duration::from_secs(2);
 /// How long the kernel gets to end by itself.
 const GRACE: Duration = Duration::from_secs(2);
 
@@ -92,6 +94,7 @@ pub enum RelayError {
 
 /// A running notebook kernel. Dropping it kills the stock kernel; [`Relay::shutdown`] asks it first.
 pub struct Relay {
+    desk: Arc<Desk>,
     plugin: Arc<Plugin>,
     host: Arc<Host>,
     tasks: JoinSet<()>,
@@ -138,7 +141,18 @@ impl Relay {
                 }
             });
         }
-        Ok(Self { plugin, host, tasks })
+        Ok(Self { desk, plugin, host, tasks })
+    }
+
+    /// Attach the notebook to a running host, as soon as that listens.
+    pub fn attach(&mut self, host: String) {
+        let desk = self.desk.clone();
+        self.tasks.spawn(async move {
+            while let Err(error) = desk.clone().attach(Some(&host), None).await {
+                tracing::debug!(host, %error, "not attached yet");
+                sleep(AGAIN).await;
+            }
+        });
     }
 
     /// Interrupt what the kernel runs, a cell or a handler.

@@ -84,11 +84,16 @@ const DIALECTS: [Dialect; 3] = [
 ];
 
 async fn notebook(language: &str) -> KernelClient {
-    let argv = [env!("CARGO_BIN_EXE_kernelbridge"), "kernel", "--language", language, "-f", "{connection_file}"];
+    notebook_with(language, &[]).await
+}
+
+async fn notebook_with(language: &str, more: &[&str]) -> KernelClient {
+    let usual = [env!("CARGO_BIN_EXE_kernelbridge"), "kernel", "--language", language, "-f", "{connection_file}"];
+    let argv = usual.iter().chain(more);
     let options = LaunchOptions {
         spec: LaunchSpec {
             kernel_name: format!("{language} notebook"),
-            argv: argv.map(str::to_owned).to_vec(),
+            argv: argv.map(|arg| (*arg).to_owned()).collect(),
             ..LaunchSpec::default()
         },
         startup: PATIENCE,
@@ -280,6 +285,31 @@ async fn a_notebook_gets_live_events_takes_a_plugins_place_and_gives_it_back() {
         by(&host).as_deref() == Some("\"plugin\"")
     })
     .await;
+    host.shutdown().await;
+}
+
+/// As a kernelspec that was installed with `--connect` has it.
+#[tokio::test]
+async fn a_notebook_is_attached_from_its_beginning_as_soon_as_the_host_is_there() {
+    if !Installed::look().has("python") {
+        return;
+    }
+    let dir = tempfile::tempdir().expect("a folder");
+    let socket = dir.path().join("host.sock");
+    let mut client = notebook_with("python", &["--connect", &socket.to_string_lossy()]).await;
+    run(&mut client, "seen = []\n@bridge.on('quake.*')\ndef rate(event): seen.append(event.data)").await;
+    let (host, _) = listening(dir.path(), |host| host).await;
+    until("attached", async || !host.links().is_empty()).await;
+    // It has no handlers yet where the host is told of them before the cell has run.
+    let began = Instant::now();
+    loop {
+        host.emit("quake.new", &7).await.expect("accepted");
+        if run(&mut client, "seen").await.1.contains('7') {
+            break;
+        }
+        assert!(began.elapsed() < PATIENCE, "no event came");
+    }
+    client.shutdown(GRACE).await;
     host.shutdown().await;
 }
 

@@ -20,21 +20,31 @@ use crate::{
 /// Pictures that Jupyter knows beside a `kernel.json`.
 const LOGOS: &[&str] = &["logo-32x32.png", "logo-64x64.png"];
 
-pub fn install_all(
-    wanted: &[String],
-    kernel: Option<&str>,
-    plugins: &[PathBuf],
-    kernelspecs: &[PathBuf],
-) -> anyhow::Result<Ending> {
+/// What notebook kernels are to be like.
+#[derive(Debug)]
+pub struct Setting {
+    /// The kernelspec behind it, if not the language's.
+    pub kernel: Option<String>,
+    /// A running host to attach to.
+    pub connect: Option<String>,
+    /// For the scratch host.
+    pub plugins: Vec<PathBuf>,
+}
+
+/// Register them for these languages, or for all.
+pub fn install_all(wanted: &[String], mut setting: Setting, kernelspecs: &[PathBuf]) -> anyhow::Result<Ending> {
+    let kernel = setting.kernel.clone();
+    let kernel = kernel.as_deref();
     if kernel.is_some() && wanted.len() != 1 {
         bail!("`--kernel` is for one language; name it: `kernelbridge notebook install LANGUAGE --kernel KERNELSPEC`");
     }
     let environment = Environment::capture();
     let (discovery, languages) = (discover(&environment), Languages::load(&environment, kernelspecs));
-    let plugins = plugins
+    let plugins = setting
+        .plugins
         .iter()
         .map(|path| fs::canonicalize(path).with_context(|| format!("there is no plugin {}", path.display())));
-    let plugins = plugins.collect::<anyhow::Result<Vec<_>>>()?;
+    setting.plugins = plugins.collect::<anyhow::Result<Vec<_>>>()?;
     let able = |folder: &&LanguageFolder| folder.language.shim.as_ref().is_some_and(|shim| shim.cells);
     let all: Vec<String> = languages.folders.iter().filter(able).map(|folder| folder.language.name.clone()).collect();
     let mut registered = 0;
@@ -42,7 +52,7 @@ pub fn install_all(
         match stock(&discovery, &languages, language, kernel) {
             Ok(found) => {
                 let folder = languages.find(language)?;
-                let dir = register(folder, found, kernel, &plugins, kernelspecs)?;
+                let dir = register(folder, found, &setting, kernelspecs)?;
                 let (name, behind) = (display_name(folder), &found.kernelspec.name);
                 writeln!(stdout(), "{name}: registered in {}, with kernelspec `{behind}` behind it", dir.display())?;
                 registered += 1;
@@ -79,16 +89,16 @@ fn kernels_dir() -> anyhow::Result<PathBuf> {
 fn register(
     folder: &LanguageFolder,
     found: &Found,
-    kernel: Option<&str>,
-    plugins: &[PathBuf],
+    setting: &Setting,
     kernelspecs: &[PathBuf],
 ) -> anyhow::Result<PathBuf> {
     let language = &folder.language.name;
     let program = std::env::current_exe().context("cannot find this program")?;
     let mut argv = vec![program.to_string_lossy().into_owned(), "kernel".into(), "--language".into(), language.clone()];
     let mut option = |name: &str, value: &Path| argv.extend([name.to_owned(), value.to_string_lossy().into_owned()]);
-    kernel.into_iter().for_each(|kernel| option("--kernel", Path::new(kernel)));
-    plugins.iter().for_each(|plugin| option("--plugins", plugin));
+    setting.kernel.iter().for_each(|kernel| option("--kernel", Path::new(kernel)));
+    setting.connect.iter().for_each(|host| option("--connect", Path::new(host)));
+    setting.plugins.iter().for_each(|plugin| option("--plugins", plugin));
     for dir in kernelspecs {
         option("--kernelspecs", &std::path::absolute(dir)?);
     }
