@@ -237,7 +237,11 @@ async fn serve_one(linked: Arc<Linked>, desk: Arc<Desk>, plugin: Arc<Plugin>, re
 async fn tell_handlers(linked: Weak<Linked>, desk: Arc<Desk>) {
     loop {
         let Some(now) = linked.upgrade() else { return };
-        now.changed.notified().await;
+        tokio::select! {
+            () = now.changed.notified() => {}
+            // With it everything here ends.
+            _ = now.link.closed() => return,
+        }
         sleep(Duration::from_millis(50)).await;
         let handlers = desk.handlers().iter().map(|(handler, _)| handler.clone()).collect();
         if let Err(error) = now.link.set_handlers(handlers).await {
