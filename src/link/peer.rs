@@ -16,13 +16,13 @@ use std::{
 use bytes::BytesMut;
 use serde_json::value::RawValue;
 use tokio::{
-    io::{AsyncReadExt, AsyncWriteExt},
+    io::{AsyncReadExt, AsyncWriteExt, Interest},
     net::{
         UnixStream,
         unix::{OwnedReadHalf, OwnedWriteHalf},
     },
     sync::{mpsc, oneshot, watch},
-    time::{timeout, timeout_at},
+    time::{sleep, timeout, timeout_at},
 };
 
 use crate::{
@@ -36,6 +36,8 @@ pub const LARGEST_BYTES: usize = 64 << 20;
 pub const LARGEST_BEFORE_BYTES: usize = 256 << 10;
 /// How much may wait for the other side to read it.
 const WAITING_BYTES: usize = 128 << 20;
+/// How long the last that is said has to be read, once a link ends.
+const LAST_WORDS: Duration = Duration::from_millis(200);
 /// How long the other side may read nothing while something waits for it.
 const PATIENCE: Duration = Duration::from_secs(30);
 /// How many requests of the other side may wait for whoever serves them.
@@ -158,10 +160,18 @@ impl Peer {
         let answers = out.downgrade();
         let carrying = table.clone();
         tokio::spawn(async move {
-            let reader = Reader { table: &carrying, answers, arrived };
+            let reader = Reader { table: &carrying, answers: answers.clone(), arrived };
+            let mut writing = std::pin::pin!(write_all(&carrying, outgoing, write));
             let reason = tokio::select! {
-                reason = reader.run(read) => reason,
-                reason = write_all(&carrying, outgoing, write) => reason,
+                reason = reader.run(read) => {
+                    // Who has only ended its own side still reads what it is answered.
+                    if let Some(out) = answers.upgrade() {
+                        let _ = out.send(Out::Close);
+                    }
+                    drop(timeout(LAST_WORDS, &mut writing).await);
+                    reason
+                }
+                reason = &mut writing => reason,
             };
             carrying.close(&reason);
         });
@@ -379,7 +389,14 @@ impl Reader<'_> {
         let mut read = BytesMut::with_capacity(64 << 10);
         loop {
             match socket.read_buf(&mut read).await {
-                Ok(0) => return "the other side is gone".into(),
+                Ok(0) => {
+                    let is_whole = socket.ready(Interest::WRITABLE).await.is_ok_and(|ready| !ready.is_write_closed());
+                    if is_whole {
+                        // It has ended its own side only, and may wait for an answer.
+                        sleep(LAST_WORDS).await;
+                    }
+                    return "the other side is gone".into();
+                }
                 Ok(_) => {}
                 Err(error) => return gone(&error),
             }
@@ -405,7 +422,7 @@ impl Reader<'_> {
                         };
                         self.answer_bad(&reason);
                         // The one who is told gets a moment to read it.
-                        drop(timeout(Duration::from_millis(200), self.drain(&mut socket)).await);
+                        drop(timeout(LAST_WORDS, self.drain(&mut socket)).await);
                         return reason;
                     }
                 }
