@@ -448,7 +448,9 @@ def running(lab, name):
     finally:
         over.set()
         feeding.join()
-        host.stdin.close()
+        # What it has not read is nobody's any more.
+        with contextlib.suppress(OSError):
+            host.stdin.close()
         said = host.stderr.read()
         assert host.wait(60) in (0, 1), said
 
