@@ -54,20 +54,7 @@ impl Worker {
         server: &Server,
     ) -> Result<(&'static str, Batch<'a>, Option<Array>), RpcError> {
         let load = &self.load;
-        let mut batch = Batch {
-            handler: load[0].subscriber.id,
-            chain: &chain.path,
-            count: load.len(),
-            ids: rpc::Ids::default(),
-            topics: rpc::Runs::default(),
-            times: rpc::Runs::default(),
-            attempts: rpc::Runs::default(),
-            keys: rpc::Runs::default(),
-            mixed: Vec::new(),
-            packed: None,
-            data: None,
-            columns: None,
-        };
+        let mut batch = Batch::new(load[0].subscriber.id, &chain.path, load.len());
         for delivery in load {
             batch.ids.push(&delivery.event.id);
             batch.topics.push(&*delivery.event.topic);

@@ -162,20 +162,7 @@ async fn hand_over(plugin: &Plugin, handler: &Handler, event: &Event, chain: &Ch
         let params = rpc::DeliverBatch { handler: handler.id, chain: &chain.path, events: vec![body] };
         return plugin.request("events", &params, chain, chain.deadline).await.and_then(|result| first(&result));
     }
-    let mut batch = Batch {
-        handler: handler.id,
-        chain: &chain.path,
-        count: 1,
-        ids: rpc::Ids::default(),
-        topics: rpc::Runs::default(),
-        times: rpc::Runs::default(),
-        attempts: rpc::Runs::default(),
-        keys: rpc::Runs::default(),
-        mixed: Vec::new(),
-        packed: None,
-        data: None,
-        columns: None,
-    };
+    let mut batch = Batch::new(handler.id, &chain.path, 1);
     batch.ids.push(&event.id);
     batch.topics.push(&*event.topic);
     batch.times.push(&*event.time);

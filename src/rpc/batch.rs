@@ -52,6 +52,26 @@ pub struct Batch<'a> {
     pub columns: Option<Columns<'a>>,
 }
 
+impl<'a> Batch<'a> {
+    /// Of `count` events for this handler, none of which is in it yet.
+    pub fn new(handler: u64, chain: &'a [String], count: usize) -> Self {
+        Self {
+            handler,
+            chain,
+            count,
+            ids: Ids::default(),
+            topics: Runs::default(),
+            times: Runs::default(),
+            attempts: Runs::default(),
+            keys: Runs::default(),
+            mixed: Vec::new(),
+            packed: None,
+            data: None,
+            columns: None,
+        }
+    }
+}
+
 impl Params for Batch<'_> {
     fn count(&self) -> usize {
         self.count

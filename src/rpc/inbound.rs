@@ -1,12 +1,13 @@
 //! What a shim sends: responses, host calls, emitted events, notifications.
 
-use std::borrow::Cow;
-
 use serde::{Deserialize, Deserializer, Serialize};
 use serde_json::{Value, value::RawValue};
 
 use crate::{
-    rpc::{ErrorKind, RpcError, null, pickle},
+    rpc::{
+        ErrorKind, RpcError, null, pickle,
+        raw::{self, Raw, outcome},
+    },
     wire::json,
 };
 
@@ -124,18 +125,6 @@ impl LogLevel {
     }
 }
 
-#[derive(Deserialize)]
-struct Raw<'a> {
-    id: Option<Value>,
-    #[serde(borrow)]
-    method: Option<Cow<'a, str>>,
-    #[serde(borrow)]
-    params: Option<&'a RawValue>,
-    #[serde(borrow)]
-    result: Option<&'a RawValue>,
-    error: Option<Value>,
-}
-
 impl Inbound {
     /// Read a frame's body: one message or an array of them. Never fails; what is no message is [`Inbound::Bad`].
     pub fn parse(body: &[u8]) -> Vec<Self> {
@@ -147,13 +136,10 @@ impl Inbound {
         if let Some(response) = Self::parse_plain(body) {
             return vec![response];
         }
-        if body.trim_start().starts_with('[') {
-            return match serde_json::from_str::<Vec<&RawValue>>(body) {
-                Ok(messages) => messages.into_iter().map(|message| Self::parse_one(message.get())).collect(),
-                Err(error) => vec![Self::Bad { reason: format!("not JSON: {error}") }],
-            };
-        }
-        vec![Self::parse_one(body)]
+        raw::each(body, |message| match message {
+            Ok(raw) => Self::read(raw),
+            Err(reason) => Self::Bad { reason },
+        })
     }
 
     /// The most frequent message as shims write it, in half the time: `{"jsonrpc":"2.0","id":7,"result":...}`.
@@ -166,21 +152,11 @@ impl Inbound {
         Some(Self::Response { id: id.parse().ok()?, result: Ok(value.to_owned()) })
     }
 
-    fn parse_one(json: &str) -> Self {
-        let raw: Raw<'_> = match serde_json::from_str(json) {
-            Ok(raw) => raw,
-            Err(error) => return Self::Bad { reason: format!("not a JSON-RPC message: {error}") },
-        };
+    fn read(raw: Raw<'_>) -> Self {
         // R and Octave have no integers of their own and may write 7.0.
         let id = raw.id.as_ref().and_then(|id| id.as_u64().or_else(|| id.as_f64().map(|id| id as u64)));
         match (raw.method, id) {
-            (None, Some(id)) => {
-                let result = match raw.error {
-                    Some(error) => Err(RpcError::from_json(&error)),
-                    None => Ok(raw.result.map_or_else(null, ToOwned::to_owned)),
-                };
-                Self::Response { id, result }
-            }
+            (None, Some(id)) => Self::Response { id, result: outcome(raw.result, raw.error) },
             (None, None) => Self::Bad { reason: "neither a method nor an id".into() },
             (Some(method), Some(id)) => Self::Request { id, plea: Plea::parse(&method, raw.params) },
             (Some(method), None) => Self::notification(&method, raw.params),

@@ -1,12 +1,12 @@
 //! Messages of a link: any request, response or notification, from either side.
 
-use std::borrow::Cow;
-
-use serde::Deserialize;
-use serde_json::{Value, value::RawValue};
+use serde_json::value::RawValue;
 
 use crate::{
-    rpc::{RpcError, null},
+    rpc::{
+        RpcError, null,
+        raw::{self, Raw, outcome},
+    },
     wire::json,
 };
 
@@ -43,36 +43,17 @@ pub enum Message {
     },
 }
 
-#[derive(Deserialize)]
-struct Raw<'a> {
-    id: Option<Value>,
-    #[serde(borrow)]
-    method: Option<Cow<'a, str>>,
-    #[serde(borrow)]
-    params: Option<&'a RawValue>,
-    #[serde(borrow)]
-    result: Option<&'a RawValue>,
-    error: Option<Value>,
-}
-
 impl Message {
     /// Read a frame's body: one message or an array of them. Never fails; what is no message is [`Message::Bad`].
     pub fn parse(body: &[u8]) -> Vec<Self> {
         let body = &*json::text(body);
-        if body.trim_start().starts_with('[') {
-            return match serde_json::from_str::<Vec<&RawValue>>(body) {
-                Ok(messages) => messages.into_iter().map(|message| Self::parse_one(message.get())).collect(),
-                Err(error) => vec![Self::Bad { reason: format!("not JSON: {error}") }],
-            };
-        }
-        vec![Self::parse_one(body)]
+        raw::each(body, |message| match message {
+            Ok(raw) => Self::read(raw),
+            Err(reason) => Self::Bad { reason },
+        })
     }
 
-    fn parse_one(json: &str) -> Self {
-        let raw: Raw<'_> = match serde_json::from_str(json) {
-            Ok(raw) => raw,
-            Err(error) => return Self::Bad { reason: format!("not a JSON-RPC message: {error}") },
-        };
+    fn read(raw: Raw<'_>) -> Self {
         let id = raw.id.as_ref().filter(|id| !id.is_null());
         let number = id.and_then(|id| id.as_u64().or_else(|| id.as_f64().map(|id| id as u64)));
         let params = || raw.params.map_or_else(null, ToOwned::to_owned);
@@ -80,13 +61,7 @@ impl Message {
             (_, Some(id), None) => Self::Bad { reason: format!("an id that is no number: {id}") },
             (Some(method), _, Some(id)) => Self::Request { id, method: method.into_owned(), params: params() },
             (Some(method), _, None) => Self::Notification { method: method.into_owned(), params: params() },
-            (None, _, Some(id)) => {
-                let result = match raw.error {
-                    Some(error) => Err(RpcError::from_json(&error)),
-                    None => Ok(raw.result.map_or_else(null, ToOwned::to_owned)),
-                };
-                Self::Response { id, result }
-            }
+            (None, _, Some(id)) => Self::Response { id, result: outcome(raw.result, raw.error) },
             // What the other side could not read had no id for it.
             (None, _, None) => match raw.error {
                 Some(error) => Self::Bad { reason: format!("refused: {}", RpcError::from_json(&error).message) },

@@ -13,6 +13,7 @@ mod outbound;
 mod oversized;
 mod packed;
 pub mod pickle;
+mod raw;
 
 pub use batch::{Batch, Columns, Done, Ids, Results, Runs};
 pub use error::{ErrorKind, RpcError};
