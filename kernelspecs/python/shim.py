@@ -341,7 +341,7 @@ def _kernelbridge():
 
     def body(method, params, result):  # the end of a response
         if method in ("rows", "columns") and not isinstance(result, BaseException):
-            return outcomes(result, params["count"], method == "columns")
+            return outcomes(result, params["count"], method == "columns", "table" in params)
         if now.pickles and type(result) is list and len(result) > 31 and type(result[0]) is dict:
             return pickled(result) or outcome(result)
         return outcome(saved(result) if method == "table" else result)
@@ -437,9 +437,13 @@ def _kernelbridge():
         except (TypeError, ValueError, RecursionError) as error:
             return b'"error":' + dump(Error("Invalid", str(error)).error)
 
-    def outcomes(result, count, columns):  # of the events of a batch, in as few words as will do
+    def outcomes(result, count, columns, table):  # of the events of a batch, in as few words as will do
         fits = lambda items: hasattr(items, "__len__") and not isinstance(items, (str, bytes)) and len(items) == count
         try:
+            if table and hasattr(result, "columns") and fits(result):  # of pandas or pyarrow
+                whole = framed(result)
+                if whole.column_names and all(str(field.type) in results for field in whole.schema):
+                    return b'"result":' + dump(streamed(whole))
             if columns and not isinstance(result, (list, dict)):  # of numpy, pandas, pyarrow
                 for convert, how in (("to_pydict", ()), ("to_pylist", ()), ("tolist", ()), ("to_dict", ("list",))):
                     if hasattr(result, convert):
@@ -577,23 +581,34 @@ def _kernelbridge():
     def columns(params):  # a batch as a table, and what more is known of it for a handler that takes a second argument
         handler = find(now.handlers, params["handler"])
         shape, wants_head = now.shapes[params["handler"]]
-        return handler(shapes[shape](params["columns"]), *([Head(params)] if wants_head else []))
+        if "table" in params:
+            table = opened(params["table"])
+            table = table.to_pandas() if shape == "pandas" else table
+        else:
+            table = shapes[shape](params["columns"])
+        return handler(table, *([Head(params)] if wants_head else []))
 
     def opened(stream):  # a table, which stays in these bytes; pyarrow takes long to import, so only now
         return importlib.import_module("pyarrow").ipc.open_stream(stream).read_all()
 
-    def saved(table):  # such bytes, or what is no table as it is
+    def framed(table):  # a data frame as a table
+        return sys.modules["pyarrow"].Table.from_pandas(table, preserve_index=False) if hasattr(table, "iloc") else table
+
+    def streamed(table):  # such bytes
+        sink = sys.modules["pyarrow"].BufferOutputStream()
+        with sys.modules["pyarrow"].ipc.new_stream(sink, table.schema) as stream:
+            stream.write(table)
+        return {"table": memoryview(sink.getvalue()).cast("B")}
+
+    def saved(table):  # the same, or what is no table as it is
         try:
-            if hasattr(table, "iloc"):
-                table = sys.modules["pyarrow"].Table.from_pandas(table, preserve_index=False)
-            if not hasattr(table, "schema"):
-                return table
-            sink = sys.modules["pyarrow"].BufferOutputStream()
-            with sys.modules["pyarrow"].ipc.new_stream(sink, table.schema) as stream:
-                stream.write(table)
-            return {"table": memoryview(sink.getvalue()).cast("B")}
+            table = framed(table)
+            return streamed(table) if hasattr(table, "schema") else table
         except Exception as error:
             return error
+
+    # What results can be made of; all else is converted here.
+    results = {"null", "bool", "string", "large_string", "float", "double", *(f"{u}int{n}" for u in ("", "u") for n in (8, 16, 32, 64))}
 
     shapes = {"columns": lambda columns: columns,
               "pandas": lambda columns: importlib.import_module("pandas").DataFrame(columns),
@@ -641,7 +656,7 @@ def _kernelbridge():
                 tags["id"] = old["id"]
         now.handlers[tags["id"]] = function
         if tags.get("columns"):
-            now.shapes[tags["id"]] = shaped(function, tags["columns"])
+            now.shapes[tags["id"]], tags["table"] = shaped(function, tags["columns"]), tags["columns"] in modules
         if tags["kind"] == "export":
             space.exports[tags["name"]], tags["doc"] = function, inspect.getdoc(function) or ""
         if space.id:

@@ -103,11 +103,7 @@ local({
       column <- columns[[name]]
       columns[[name]] <- if (is.list(column)) vector_of(column, name %in% mixed) else switch(substr(column, 1L, 3L),
         i32 = readBin(con, "integer", n, endian = "little"),
-        f64 = {
-          x <- readBin(con, "double", n, endian = "little")
-          x[is.nan(x)] <- NA
-          x
-        },
+        f64 = readBin(con, "double", n, endian = "little"),
         boo = readBin(con, "logical", n, endian = "little"),
         asc = readBin(readBin(con, "raw", as.numeric(substring(column, 7L))), "character", n),
         str = {
@@ -121,9 +117,9 @@ local({
     columns
   }
   # The same the other way; NULL where that is not worth it.
-  pack <- function(values) {
+  pack <- function(values, fewest = 32L) {
     n <- length(values[[1L]])
-    if (n < 32L || is.null(up)) return(NULL)
+    if (n < fewest || is.null(up)) return(NULL)
     bytes <- vector("list", length(values))
     types <- character(length(values))
     for (i in seq_along(values)) {
@@ -142,8 +138,17 @@ local({
     path <- file.path(Sys.getenv("KERNELBRIDGE_BLOBS"), sprintf("%d", blobs))
     con <- file(path, "wb", raw = TRUE)
     tryCatch(for (x in bytes) if (!is.null(x)) writeBin(x, con, endian = "little", useBytes = TRUE), finally = close(con))
-    paste0("{\"packed\":{\"$blob\":", quoted(path), ",\"dtype\":\"u8\",\"shape\":[", decimal(file.size(path)),
-      "],\"bytes\":true},\"columns\":{", paste(quoted(names(values)), types, sep = ":", collapse = ","), "}}")
+    paste0("\"packed\":{\"$blob\":", quoted(path), ",\"dtype\":\"u8\",\"shape\":[", decimal(file.size(path)),
+      "],\"bytes\":true},\"columns\":{", paste(quoted(names(values)), types, sep = ":", collapse = ","), "}")
+  }
+  columns_of <- function(values) paste0("\"columns\":{",
+    paste(quoted(names(values)), vapply(unclass(values), encode_column, ""), sep = ":", collapse = ","), "}")
+  is_table <- function(x) is.list(x) && length(x) > 0L && !is.null(names(x)) && length(unique(lengths(x))) == 1L
+  json <- function(...) structure(paste0("{", ..., "}"), class = "bridge_json")
+  frame_of <- function(params) {  # data.frame() would change names and refuse lists
+    frame <- structure(as.list(params$columns), class = "data.frame", row.names = .set_row_names(params$count))
+    if (is.null(names(frame))) names(frame) <- character()
+    frame
   }
   vector_of <- function(column, is_mixed) {
     scalar <- vapply(column, function(x) is.null(x) || (is.atomic(x) && !is.raw(x)), NA)
@@ -229,7 +234,7 @@ local({
       text <- readChar(down, c(as.integer(size) - 1L, 1L), useBytes = TRUE)[1L]  # the body, and the line feed at its end
       Encoding(text) <- "UTF-8"
     }
-    if (grepl("^[^{]*[{][^{}]*\"method\":\"columns\"", substr(text, 1L, 80L))) decode_columns(text) else decode(text)
+    if (grepl("^[^{]*[{][^{}]*\"method\":\"(columns|table)\"", substr(text, 1L, 80L))) decode_columns(text) else decode(text)
   }
   notify <- function(method, params) {
     if (ended && cells) return(in_cell(notify(method, params)))
@@ -425,7 +430,7 @@ local({
       cells <<- isTRUE(params$cells)
       move(space)
       # On `jupyter` a response waits for the host's next message, and the rest of an array would wait with it.
-      features <- as.list(c("blob", "series", "columns", "shared", if (!is.null(up)) c("batch", "packed")))
+      features <- as.list(c("blob", "series", "columns", "tables", "shared", if (!is.null(up)) c("batch", "packed")))
       list(bridge = "1", language = "r", interpreter = R.version.string, features = features)
     },
     load = function(params) {
@@ -458,23 +463,24 @@ local({
       handler <- handlers[params$handler][[1L]] %||% not_found("no handler ", params$handler)
       move(handler$space)
       n <- params$count
-      # data.frame() would change names and refuse lists.
-      frame <- structure(as.list(params$columns), class = "data.frame", row.names = .set_row_names(n))
-      if (is.null(names(frame))) names(frame) <- character()
+      frame <- frame_of(params)
       two <- length(formals(args(handler$fn))) > 1L
       values <- invoke(handler$fn, if (two) list(frame, head_of(params)) else list(frame))
-      json <- function(...) structure(paste0(...), class = "bridge_json")
       if (!is.null(values) && is.null(names(values)) && is.vector(values) && length(values) == n) {
         failed <- is.list(values) && any(vapply(values, inherits, NA, "error"))
-        if (!failed) return(json("{\"results\":", encode_column(values), "}"))
+        if (!failed) return(json("\"results\":", encode_column(values)))
         return(list(outcomes = lapply(values, function(v) if (inherits(v, "error")) list(error = raised(v)) else list(result = v))))
       }
-      if (is.list(values) && length(values) && !is.null(names(values)) && all(lengths(values) == n)) {
-        if (!is.null(packed <- pack(unclass(values)))) return(json(packed))
-        return(json("{\"columns\":{", paste(quoted(names(values)), vapply(unclass(values), encode_column, ""),
-          sep = ":", collapse = ","), "}}"))
-      }
+      if (is_table(values) && length(values[[1L]]) == n) return(json(pack(unclass(values)) %||% columns_of(values)))
       list(done = n)
+    },
+    table = function(params) {
+      space <- space_of(params)
+      fn <- space$exports[[params$name]] %||% not_found("no function `", params$name, "`")
+      move(space)
+      values <- invoke(fn, list(frame_of(params)))
+      if (!is_table(values)) return(values)  # the host says what it wants
+      json("\"count\":", decimal(length(values[[1L]])), ",", pack(unclass(values), fewest = 0L) %||% columns_of(values))
     },
     call = function(params) {
       space <- space_of(params)

@@ -8,7 +8,10 @@ use serde_json::value::{RawValue, to_raw_value};
 use crate::{
     blob::{Array, Parcel},
     chain::Chain,
-    host::worker::{Outcome, Outcomes, Server, Worker, body},
+    host::{
+        origin::stream,
+        worker::{Outcome, Outcomes, Server, Worker, body},
+    },
     rpc::{self, Batch, Columns, DeliverBatch, Done, ErrorKind, RpcError},
 };
 
@@ -23,8 +26,8 @@ impl Worker {
         let load = &self.load;
         let subscriber = &load[0].subscriber;
         let result = if subscriber.columns || server.has_feature(rpc::ROWS) {
-            // The bytes of columns are there until they were read.
-            let (method, batch, _packed) = self.batch(chain, server)?;
+            // The bytes of columns and tables are there until they were read.
+            let (method, batch, _held) = self.batch(chain, server)?;
             self.ask(server, method, &batch, chain).await
         } else {
             let events = load.iter().map(|delivery| body(delivery, None)).collect();
@@ -63,27 +66,39 @@ impl Worker {
             batch.keys.push(delivery.event.key.as_deref());
         }
         let data = load.iter().map(|delivery| &*delivery.event.data);
-        if load[0].subscriber.columns {
+        if !load[0].subscriber.columns {
+            batch.data = Some(data.collect());
+            return Ok(("rows", batch, None));
+        }
+        // Over a link no files travel.
+        let takes = |feature| match server {
+            Server::Kernel(loaded) => loaded.plugin.has_feature(feature),
+            Server::Link(_) => false,
+        };
+        let stream = || stream(load.iter().map(|delivery| &delivery.event));
+        let held = if load[0].subscriber.table
+            && takes(rpc::ARROW)
+            && let Some(stream) = stream()
+        {
+            let held = Array::bytes(&stream).map_err(no_room)?;
+            batch.table = Some(to_raw_value(&held).map_err(no_room)?);
+            Some(held)
+        } else {
             let mut columns = Columns::default();
             columns.extend(data);
             batch.mixed = columns.mixed();
-            // Over a link no files travel.
-            let packed = match server {
-                Server::Kernel(loaded) if loaded.plugin.has_feature(rpc::PACKED) => Some(columns.pack()),
-                _ => None,
-            };
-            let packed = packed.filter(|bytes| !bytes.is_empty());
+            let packed = if takes(rpc::PACKED) { columns.pack() } else { Vec::new() };
             batch.columns = Some(columns);
-            let failed = |error: String| RpcError::new(ErrorKind::Host, format!("no room for columns: {error}"));
-            let packed =
-                packed.map(|bytes| Array::file(&bytes)).transpose().map_err(|error| failed(error.to_string()))?;
-            batch.packed = packed.as_ref().map(to_raw_value).transpose().map_err(|error| failed(error.to_string()))?;
-            Ok(("columns", batch, packed))
-        } else {
-            batch.data = Some(data.collect());
-            Ok(("rows", batch, None))
-        }
+            let held = (!packed.is_empty()).then(|| Array::file(&packed)).transpose().map_err(no_room)?;
+            batch.packed = held.as_ref().map(to_raw_value).transpose().map_err(no_room)?;
+            held
+        };
+        Ok(("columns", batch, held))
     }
+}
+
+fn no_room(error: impl std::fmt::Display) -> RpcError {
+    RpcError::new(ErrorKind::Host, format!("no room for columns: {error}"))
 }
 
 /// The bytes that an answer names, where they lie.

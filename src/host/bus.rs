@@ -14,6 +14,7 @@ use crate::{
         Event, News,
         functions::deadline,
         lane::{Delivery, Entry, Lane, Subscriber},
+        origin::Origin,
         rows::Admitted,
         shared::{Shared, deliver},
     },
@@ -300,7 +301,9 @@ fn filtered(event: Event, result: &Parcel, plugin: &str) -> Result<Event, RpcErr
         Some(data) => rpc::compact(data).into(),
         None => rpc::null().into(),
     };
-    Ok(Event { topic, key: changed.key.map(Into::into), data, held: result.held().clone(), ..event })
+    let (key, held) = (changed.key.map(Into::into), result.held().clone());
+    // Its data may be any other now.
+    Ok(Event { topic, key, data, held, origin: Origin::default(), ..event })
 }
 
 fn closed(plugin: &str) -> RpcError {

@@ -13,7 +13,7 @@ use serde_json::value::RawValue;
 
 use crate::{
     blob::{self, BlobError, Held},
-    host::lock,
+    host::{lock, origin::Origin},
     pattern::check_topic,
     rpc,
 };
@@ -35,6 +35,10 @@ pub struct Event {
     /// The blobs that its data names.
     #[serde(skip)]
     pub held: Held,
+    /// The row of a table that its data are, if they are one.
+    #[serde(skip)]
+    #[cfg_attr(not(feature = "arrow"), expect(dead_code, reason = "then nothing is a row of a table"))]
+    pub(crate) origin: Origin,
 }
 
 /// Why something is no event.
@@ -96,6 +100,7 @@ impl Event {
             key: key.map(Into::into),
             data: rpc::compact(data).into(),
             held,
+            origin: Origin::default(),
         })
     }
 

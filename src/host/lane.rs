@@ -113,6 +113,8 @@ pub(crate) struct Subscriber {
     pub batch: usize,
     /// Does it want them column by column?
     pub columns: bool,
+    /// Does it want them as something that is made of an Arrow table?
+    pub table: bool,
     pub priority: i64,
     /// Is it a link's?
     pub is_guest: bool,
@@ -343,6 +345,7 @@ impl Face {
                 name: handler.name.clone(),
                 batch,
                 columns,
+                table: handler.table,
                 priority: handler.priority,
                 is_guest,
             }));
@@ -431,6 +434,7 @@ impl Subscriber {
             name: name.to_owned(),
             batch: 0,
             columns: false,
+            table: false,
             priority: 0,
             is_guest: false,
         })

@@ -20,6 +20,7 @@ use crate::{
         Event,
         lane::{Delivery, Entry, Subscriber},
         lock,
+        origin::Origin,
         rows::{Admitted, Rows},
         shared::Shared,
     },
@@ -280,6 +281,7 @@ fn delivery(row: &Waiting) -> Option<Delivery> {
             key: event.key.map(Into::into),
             data: RawValue::from_string(event.data).ok()?.into(),
             held: Held::default(),
+            origin: Origin::default(),
         },
     })
 }

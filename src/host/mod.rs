@@ -23,6 +23,7 @@ mod guest;
 mod instance;
 mod keeper;
 mod kernels;
+mod landscape;
 mod lane;
 mod lanes;
 mod ledger;
@@ -30,7 +31,9 @@ mod listen;
 #[cfg(test)]
 mod models;
 mod news;
+mod origin;
 mod pending;
+mod plugins;
 mod pool;
 mod rows;
 mod shared;
@@ -69,17 +72,18 @@ use crate::{
     supervision::State,
 };
 
-pub use builder::{BuildError, HostBuilder, manifest_at, runtime_for};
+pub use builder::{BuildError, HostBuilder};
 pub use bus::Emitted;
 pub use event::{Event, EventError};
 pub use functions::Caller;
 pub(crate) use guest::Guest;
+pub use landscape::{manifest_at, runtime_for};
 pub use listen::{LinkInfo, LinkStats, ListenOptions};
 pub use news::{News, Subscription};
 pub use stats::{Drops, PluginStats};
 
-use builder::read_source;
 use functions::write_args;
+use landscape::read_source;
 use lane::Entry;
 use listen::Listening;
 use pool::Pool;

@@ -1,36 +1,45 @@
 //! Calls whose argument and result are tables.
 
-use std::time::Instant;
+use std::{sync::Arc, time::Instant};
 
+use bytes::Bytes;
 use serde::Deserialize;
 use serde_json::value::{RawValue, to_raw_value};
 use tokio::time::timeout_at;
 
 use crate::{
-    blob::Array,
+    blob::{Array, BlobError},
     chain::Chain,
-    host::{Emitted, Event, Host, batch::Opened, functions::deadline},
+    host::{Emitted, Event, Host, batch::Opened, functions::deadline, origin::Origin},
     rpc::{self, CallTable, ErrorKind, RpcError},
     table::{self, RecordBatch, TableError},
 };
 
+/// A table as an Arrow IPC stream, or as columns.
 #[derive(Deserialize)]
-struct Returned {
-    table: Array,
+struct Returned<'a> {
+    table: Option<Array>,
+    count: Option<usize>,
+    packed: Option<Array>,
+    #[serde(borrow)]
+    columns: Option<&'a RawValue>,
 }
 
 impl Host {
     /// Put each row of a table onto the bus as an event of its own, the columns being its data's members: with an id, an
-    /// acknowledgement, attempts and a place in the order. Handlers of batches get them together again.
+    /// acknowledgement, attempts and a place in the order. Handlers of batches get them together again, and those that
+    /// take tables get them as they were: as an Arrow IPC stream, with the types of its columns.
     ///
     /// # Errors
     ///
     /// As [`Host::emit`]; the rows before the one that failed were emitted.
     pub async fn emit_batch(&self, topic: &str, table: &RecordBatch) -> Result<Emitted, RpcError> {
         let mut emitted = Emitted::default();
-        for row in table::rows(table).map_err(|error| unfit(topic, &error))? {
-            let event = Event::from_raw(topic, row, None)
+        let table = &Arc::new(table.clone());
+        for (index, row) in table::rows(table).map_err(|error| unfit(topic, &error))?.into_iter().enumerate() {
+            let mut event = Event::from_raw(topic, row, None)
                 .map_err(|error| RpcError::new(ErrorKind::Invalid, error.to_string()))?;
+            event.origin = Origin::new(table, index);
             let one = self.emit_event(event).await?;
             emitted.accepted += one.accepted;
             emitted.spilled += one.spilled;
@@ -40,13 +49,14 @@ impl Host {
         Ok(emitted)
     }
 
-    /// Call a function that a plugin exports with a table; it returns one. Both travel as Arrow IPC streams, which the
-    /// other side reads without taking them apart: a `pyarrow.Table` in Python.
+    /// Call a function that a plugin exports with a table; it returns one. In Python with pyarrow it gets a
+    /// `pyarrow.Table`, and both travel as Arrow IPC streams, which nobody takes apart; in R it gets a `data.frame`, whose
+    /// columns travel as bytes and come back as `Int32`, `Float64`, `Boolean` and `Utf8`.
     ///
     /// # Errors
     ///
-    /// As [`Host::call`]; `Invalid` also when the plugin's shim has no Arrow, as Python without pyarrow, or the result
-    /// is no table.
+    /// As [`Host::call`]; `Invalid` also when the plugin's language takes no tables, as Python without pyarrow, when the
+    /// table has what the language does not, or the result is no table.
     pub async fn call_table(&self, name: &str, table: &RecordBatch) -> Result<RecordBatch, RpcError> {
         let (entry, function) = self.shared.find(name)?;
         let deadline = deadline(None, entry.manifest.limits.timeout);
@@ -57,37 +67,54 @@ impl Host {
             return Err(RpcError::new(ErrorKind::Timeout, message).in_plugin(&entry.name));
         };
         let loaded = loaded?;
-        if !loaded.plugin.has_feature(rpc::ARROW) {
-            let interpreter = loaded.plugin.about().interpreter;
-            let message = format!("{interpreter} takes no tables; in Python they need pyarrow");
-            return Err(RpcError::new(ErrorKind::Invalid, message).in_plugin(&entry.name));
-        }
-        entry.meter.count(|stats| stats.called += 1);
-        let began = Instant::now();
-        let bytes = table::write(table).map_err(|error| unfit(name, &error))?;
-        let failed = |error: String| {
+        let unfit = |error: TableError| unfit(name, &error).in_plugin(&entry.name);
+        let no_room = |error: String| {
             RpcError::new(ErrorKind::Host, format!("`{name}`: no room for a table: {error}")).in_plugin(&entry.name)
         };
+        let count = table.num_rows();
+        let mut params =
+            CallTable { name: &function, chain: &chain.path, table: None, count: None, packed: None, columns: None };
+        let by_reference = |array: Result<Array, BlobError>| {
+            let array = array.map_err(|error| no_room(error.to_string()))?;
+            let value = to_raw_value(&array).map_err(|error| no_room(error.to_string()))?;
+            Ok::<_, RpcError>((Some(array), Some(value)))
+        };
+        entry.meter.count(|stats| stats.called += 1);
+        let began = Instant::now();
         // There until the answer is.
-        let bytes = Array::bytes(&bytes).map_err(|error| failed(error.to_string()))?;
-        let table = &to_raw_value(&bytes).map_err(|error| failed(error.to_string()))?;
-        let params = CallTable { name: &function, chain: &chain.path, table };
+        let _held;
+        if loaded.plugin.has_feature(rpc::ARROW) {
+            (_held, params.table) = by_reference(Array::bytes(&table::write(table).map_err(unfit)?))?;
+        } else if loaded.plugin.has_feature(rpc::TABLES) && loaded.plugin.has_feature(rpc::PACKED) {
+            let (columns, bytes) = table::pack(table).map_err(unfit)?;
+            (params.count, params.columns) = (Some(count), Some(columns));
+            (_held, params.packed) = by_reference(Array::file(&bytes))?;
+        } else if loaded.plugin.has_feature(rpc::TABLES) {
+            (params.count, params.columns) = (Some(count), Some(table::to_json(table).map_err(unfit)?));
+        } else {
+            let interpreter = loaded.plugin.about().interpreter;
+            let message = format!("{interpreter} takes no tables; R does, and Python with pyarrow");
+            return Err(RpcError::new(ErrorKind::Invalid, message).in_plugin(&entry.name));
+        }
         let result = lane.instance.ask(&loaded, "table", &params, &chain, deadline).await;
         entry.meter.took(began.elapsed());
-        returned(&entry.name, name, &result?)
+        returned(&result?, name).map_err(|error| error.in_plugin(&entry.name))
     }
 }
 
-fn returned(plugin: &str, name: &str, result: &RawValue) -> Result<RecordBatch, RpcError> {
-    match serde_json::from_str(result.get()) {
-        Ok(Returned { table }) if table.is_bytes() => {
-            table::read(Opened(table)).map_err(|error| unfit(name, &error).in_plugin(plugin))
+fn returned(result: &RawValue, name: &str) -> Result<RecordBatch, RpcError> {
+    let table = match serde_json::from_str(result.get()) {
+        Ok(Returned { table: Some(table), .. }) if table.is_bytes() => table::read(Opened(table)),
+        Ok(Returned { count: Some(count), columns: Some(columns), packed, .. }) => {
+            let bytes = packed.map(|packed| Bytes::from_owner(Opened(packed))).unwrap_or_default();
+            table::unpack(columns, bytes, count)
         }
         _ => {
             let message = format!("`{name}`: it returned no table but {:.80}", result.get());
-            Err(RpcError::new(ErrorKind::Invalid, message).in_plugin(plugin))
+            return Err(RpcError::new(ErrorKind::Invalid, message));
         }
-    }
+    };
+    table.map_err(|error| unfit(name, &error))
 }
 
 fn unfit(name: &str, error: &TableError) -> RpcError {

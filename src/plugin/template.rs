@@ -30,6 +30,7 @@ pub(super) fn handlers(template: &Template) -> Vec<Handler> {
         name: name.into(),
         batch: 0,
         columns: String::new(),
+        table: false,
         priority: 0,
         doc: String::new(),
     };

@@ -13,6 +13,8 @@ use serde::{
 use serde_json::value::RawValue;
 
 use crate::rpc::{ErrorKind, Outcome, Packed, Params, RpcError};
+#[cfg(feature = "arrow")]
+use crate::table::{self, RecordBatch};
 
 /// The column of what is no object.
 const DATA: &str = "data";
@@ -44,6 +46,9 @@ pub struct Batch<'a> {
     /// The bytes of those columns that are packed.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub packed: Option<Box<RawValue>>,
+    /// Their data as an Arrow IPC stream, instead of `columns`.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub table: Option<Box<RawValue>>,
     /// Their data, of `rows`.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub data: Option<Vec<&'a RawValue>>,
@@ -66,6 +71,7 @@ impl<'a> Batch<'a> {
             keys: Runs::default(),
             mixed: Vec::new(),
             packed: None,
+            table: None,
             data: None,
             columns: None,
         }
@@ -219,6 +225,11 @@ impl<'a> Columns<'a> {
         mixed.map(|column| column.name.clone().into_owned()).collect()
     }
 
+    /// Name and values of each.
+    pub fn iter(&self) -> impl Iterator<Item = (&str, &[&'a RawValue])> {
+        self.columns.iter().map(|column| (&*column.name, &*column.values))
+    }
+
     /// How many rows there are.
     pub fn len(&self) -> usize {
         self.rows
@@ -311,6 +322,9 @@ pub enum Results {
     Columns(Box<RawValue>),
     /// The same, some of them as bytes.
     Packed(Packed),
+    /// A table of one row for each event.
+    #[cfg(feature = "arrow")]
+    Table(RecordBatch),
 }
 
 #[derive(Deserialize)]
@@ -323,6 +337,9 @@ struct Answer<'a> {
     results: Option<&'a RawValue>,
     #[serde(borrow)]
     columns: Option<&'a RawValue>,
+    #[cfg(feature = "arrow")]
+    #[serde(borrow)]
+    table: Option<&'a RawValue>,
 }
 
 impl Done {
@@ -361,6 +378,14 @@ impl Done {
                 }
                 Ok(Self::All(Results::Columns(columns.to_owned())))
             }
+            #[cfg(feature = "arrow")]
+            Answer { table: Some(bytes), .. } => {
+                let table = table::read(open(bytes).map_err(unfit)?).map_err(|error| wrong(error.to_string()))?;
+                check("rows", table.num_rows())?;
+                // Whether each of its columns can be in a result.
+                table::rows(&table.slice(0, count.min(1))).map_err(|error| wrong(error.to_string()))?;
+                Ok(Self::All(Results::Table(table)))
+            }
             Answer { done: Some(done), .. } => {
                 check("events as done", done as usize)?;
                 Ok(Self::All(Results::None))
@@ -378,6 +403,8 @@ impl Results {
             Self::None => vec![super::null(); count],
             Self::Rows(rows) => serde_json::from_str(rows.get()).unwrap_or_else(|_| vec![super::null(); count]),
             Self::Packed(packed) => packed.rows(count),
+            #[cfg(feature = "arrow")]
+            Self::Table(table) => table::rows(table).unwrap_or_else(|_| vec![super::null(); count]),
             Self::Columns(columns) => rows(columns).unwrap_or_else(|_| vec![super::null(); count]),
         }
     }
@@ -489,6 +516,7 @@ mod tests {
             keys: Runs::default(),
             mixed: Vec::new(),
             packed: None,
+            table: None,
             data: Some(vec![&row]),
             columns: None,
         };

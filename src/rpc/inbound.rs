@@ -299,6 +299,9 @@ pub struct Handler {
     /// The shape in which it wants a batch, column by column; empty for a list of events.
     #[serde(default, deserialize_with = "or_default", skip_serializing_if = "String::is_empty")]
     pub columns: String,
+    /// Is that made of an Arrow table?
+    #[serde(default, deserialize_with = "or_default", skip_serializing_if = "std::ops::Not::not")]
+    pub table: bool,
     /// Order among filters, lowest first.
     #[serde(default, deserialize_with = "or_default")]
     pub priority: i64,
@@ -322,6 +325,7 @@ impl Handler {
             name: name.to_owned(),
             batch: 0,
             columns: String::new(),
+            table: false,
             priority: 0,
             doc: String::new(),
         }

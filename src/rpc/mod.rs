@@ -27,6 +27,8 @@ pub use outbound::{
 };
 pub use oversized::{HEAD_BYTES, too_large};
 pub use packed::Packed;
+#[cfg(feature = "arrow")]
+pub(crate) use packed::{Kind, NA, NO_TEXT, PackedValues};
 
 use serde_json::value::RawValue;
 
@@ -56,6 +58,9 @@ pub const PICKLE: &str = "pickle";
 
 /// The feature of a host and of a shim that pass tables to each other as Arrow IPC streams.
 pub const ARROW: &str = "arrow";
+
+/// The feature of a shim that takes a table as columns, and returns one so.
+pub const TABLES: &str = "tables";
 
 /// The feature of a shim that keeps several plugins apart, each in a space of its own.
 pub const SHARED: &str = "shared";

@@ -138,15 +138,25 @@ pub struct Call<'a> {
     pub args: &'a RawValue,
 }
 
-/// Parameters of `table`: a call whose one argument is a table.
+/// Parameters of `table`: a call whose one argument is a table, as an Arrow IPC stream or as columns.
 #[derive(Debug, Serialize)]
 pub struct CallTable<'a> {
     /// The export's name.
     pub name: &'a str,
     /// From the root down to here.
     pub chain: &'a [String],
-    /// Bytes, by reference or as they are: an Arrow IPC stream.
-    pub table: &'a RawValue,
+    /// Bytes, by reference or as they are: the stream.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub table: Option<Box<RawValue>>,
+    /// How many rows there are, if it comes as columns.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub count: Option<usize>,
+    /// The bytes of those columns that are packed.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub packed: Option<Box<RawValue>>,
+    /// JSON arrays, or the types of those that are packed.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub columns: Option<Map<String, Value>>,
 }
 
 /// Parameters of a request to a plugin. Whatever JSON of others is in them was made compact when it came in.

@@ -1,9 +1,9 @@
 //! Columns as bytes, for languages whose vectors are made from bytes more quickly than from JSON.
 //!
 //! A column of one kind is packed as `count` values: `i32` and `f64` little endian; `bool` as an `i32`, 0 or 1; `str`
-//! as UTF-8, each ended by a zero byte, or `ascii` if it is no more than that. Null is the smallest `i32`, a
-//! not-a-number, or the byte 0xff alone, none of which is a value. What does not fit stays JSON: values of several kinds,
-//! arrays, objects, text with U+0000.
+//! as UTF-8, each ended by a zero byte, or `ascii` if it is no more than that. Null is the smallest `i32`, the
+//! not-a-number that R calls NA, or the byte 0xff alone, none of which is a value of JSON. What does not fit stays JSON:
+//! values of several kinds, arrays, objects, text with U+0000.
 
 use std::borrow::Cow;
 
@@ -19,11 +19,13 @@ use crate::rpc::batch::{Columns, kind, members};
 /// Fewer rows are read as quickly from JSON.
 const FEWEST_ROWS: usize = 32;
 /// What null is among text: no UTF-8.
-const NULL: u8 = 0xff;
+pub(crate) const NO_TEXT: u8 = 0xff;
+/// What null is among floating-point numbers: R's NA, little endian.
+pub(crate) const NA: [u8; 8] = 0x7ff0_0000_0000_07a2_u64.to_le_bytes();
 
 /// How a column is packed.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Kind {
+pub(crate) enum Kind {
     I32,
     F64,
     Bool,
@@ -91,12 +93,12 @@ fn integers(values: &[&RawValue], bytes: &mut Vec<u8>) -> Option<()> {
 
 fn floats(values: &[&RawValue], bytes: &mut Vec<u8>) -> Option<()> {
     for value in values {
-        let number: f64 = match value.get() {
-            "null" => f64::NAN,
-            number if kind(value) == b'0' => number.parse().ok()?,
+        let number = match value.get() {
+            "null" => NA,
+            number if kind(value) == b'0' => number.parse::<f64>().ok()?.to_le_bytes(),
             _ => return None,
         };
-        bytes.extend_from_slice(&number.to_le_bytes());
+        bytes.extend_from_slice(&number);
     }
     Some(())
 }
@@ -123,7 +125,7 @@ fn texts(values: &[&RawValue], bytes: &mut Vec<u8>) -> Option<()> {
                 let text: String = serde_json::from_str(json).ok().filter(|text: &String| !text.contains('\0'))?;
                 bytes.extend_from_slice(text.as_bytes());
             }
-            None if json == "null" => bytes.push(NULL),
+            None if json == "null" => bytes.push(NO_TEXT),
             None => return None,
         }
         bytes.push(0);
@@ -138,6 +140,17 @@ pub struct Packed {
     bytes: Bytes,
 }
 
+/// One of them.
+#[cfg(feature = "arrow")]
+pub(crate) enum PackedValues<'a> {
+    /// Numbers or truth values.
+    Bytes(Kind, &'a [u8]),
+    /// Texts, and as many.
+    Texts(Vec<Option<&'a str>>),
+    /// Anything.
+    Json(&'a [Box<RawValue>]),
+}
+
 #[derive(Debug)]
 enum Values {
     /// Where the first begins. Text has the ends of all.
@@ -146,8 +159,8 @@ enum Values {
 }
 
 impl Packed {
-    /// Read columns of `count` values each.
-    pub(super) fn read(columns: &RawValue, bytes: Bytes, count: usize) -> Result<Self, String> {
+    /// Read columns of `count` values each; says what is wrong with them.
+    pub(crate) fn read(columns: &RawValue, bytes: Bytes, count: usize) -> Result<Self, String> {
         let wrong = |error: serde_json::Error| error.to_string();
         let (mut read, mut at) = (Vec::new(), 0);
         for (name, column) in members(columns).map_err(wrong)? {
@@ -164,7 +177,7 @@ impl Packed {
                     return Err(format!("there are not {count} values in column `{name}`"));
                 }
                 let is_text = |(from, to): (usize, usize)| {
-                    bytes[from..to] == [NULL] || std::str::from_utf8(&bytes[from..to]).is_ok()
+                    bytes[from..to] == [NO_TEXT] || std::str::from_utf8(&bytes[from..to]).is_ok()
                 };
                 if !spans(start, &ends).all(is_text) {
                     return Err(format!("a string in column `{name}` is not valid UTF-8"));
@@ -180,6 +193,25 @@ impl Packed {
             read.push((name.into_owned(), values));
         }
         Ok(Self { columns: read, bytes })
+    }
+
+    /// The columns, which have `count` values each.
+    #[cfg(feature = "arrow")]
+    pub(crate) fn columns(&self, count: usize) -> impl Iterator<Item = (&str, PackedValues<'_>)> {
+        self.columns.iter().map(move |(name, values)| {
+            let values = match values {
+                Values::Json(values) => PackedValues::Json(values),
+                Values::Packed(Kind::Str, start, ends) => {
+                    let text = |(from, to): (usize, usize)| std::str::from_utf8(&self.bytes[from..to]).ok();
+                    PackedValues::Texts(spans(*start, ends).map(text).collect())
+                }
+                Values::Packed(kind, start, _) => {
+                    let size = if *kind == Kind::F64 { 8 } else { 4 };
+                    PackedValues::Bytes(*kind, &self.bytes[*start..*start + count * size])
+                }
+            };
+            (name.as_str(), values)
+        })
     }
 
     /// One object for each of `count` places.
@@ -218,7 +250,7 @@ impl Serialize for Row<'_> {
                 Values::Packed(Kind::Str, start, ends) => {
                     let from = if *index == 0 { *start } else { ends[index - 1] + 1 };
                     match &bytes[from..ends[*index]] {
-                        [NULL] => map.serialize_entry(name, &())?,
+                        [NO_TEXT] => map.serialize_entry(name, &())?,
                         text => map.serialize_entry(name, std::str::from_utf8(text).map_err(S::Error::custom)?)?,
                     }
                 }

@@ -16,6 +16,12 @@ bridge$on("bench.columns", batch = "columns", function(table) {
   table
 })
 
+bridge$export("table", function(table) {
+  table$text <- toupper(table$text)
+  table$value <- table$value + 1
+  table
+})
+
 bridge$export("nested", function(record) {
   answer <- work(record)
   answer$value <- bridge$call("host.plus_one", record$value)

@@ -141,7 +141,7 @@ impl Measure {
             Self::HostCall => "one call of the host, as a handler sees it",
             Self::Nest(_) => "plugin calls host, host calls plugin, so many deep, and back",
             Self::Floats(_) => "an array of 64-bit floats in, their sum back",
-            Self::Arrow(_) => "so many records as an Arrow table in, one out, computed without a loop in Python",
+            Self::Arrow(_) => "so many records as an Arrow table in, one out, computed without a loop over them",
             Self::Columns(_) => "so many records as columns in, columns out",
         }
     }

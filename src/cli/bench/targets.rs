@@ -148,8 +148,10 @@ pub(super) fn targets(report: &Report) -> Vec<Target> {
     let own = first("pinned", &unary.name(), PYTHON);
     targets.push(pinned("Deno unary vs Python unary", unary, DENO, own, Need::Within(1.3)));
     targets.push(pinned("Deno batch 1000", thousand, DENO, None, Need::AtLeast(1.2e6)));
-    let own = first("pinned", &thousand.name(), R);
-    targets.push(pinned("R columns 1000 vs its JSON batch", Measure::Columns(1000), R, own, Need::Times(50.0)));
+    let (records, messages) = (first("pinned", &thousand.name(), R), first("pinned", &events.name(), R));
+    let columns = Measure::Columns(1000);
+    targets.push(pinned("R table 1000 vs its JSON batch", arrow, R, records, Need::Times(50.0)));
+    targets.push(pinned("R events as columns 1000 vs its lists of them", columns, R, messages, Need::Times(50.0)));
     let execute = best(unary, &["jupyter_client execute"]);
     let event = Measure::Event;
     targets.push(pinned(

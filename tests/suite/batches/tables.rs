@@ -2,7 +2,10 @@
 
 use std::{fs, path::Path, sync::Arc};
 
-use arrow_array::{Array, Float64Array, Int64Array, RecordBatch, StringArray, cast::AsArray};
+use arrow_array::{
+    Array, BooleanArray, Float32Array, Float64Array, Int8Array, Int32Array, Int64Array, RecordBatch, StringArray,
+    cast::AsArray,
+};
 use kernelbridge::{
     discover::Environment,
     host::{Host, News},
@@ -11,7 +14,10 @@ use kernelbridge::{
 use serde_json::{Value, json};
 
 use super::{DEADLINE, python};
-use crate::{host::plugin, support::is_required};
+use crate::{
+    host::plugin,
+    support::{Installed, is_required},
+};
 
 const TABLES: &str = r#"
 import sys
@@ -52,6 +58,19 @@ def pandas(frame):
 @bridge.on("series", batch="pandas")
 def series(frame):
     return frame["value"] * 2
+
+@bridge.on("types", batch="arrow")
+def types(table):
+    return [[str(field.type) for field in table.schema]] * len(table)
+
+@bridge.on("frame.types", batch="pandas")
+def frame_types(frame):
+    return [[str(kind) for kind in frame.dtypes]] * len(frame)
+
+@bridge.on("dates", batch="pandas")
+def dates(frame):
+    import pandas
+    return frame.assign(date=pandas.to_datetime(frame["date"]))
 "#;
 
 /// A host whose Python has pyarrow and pandas; `KERNELBRIDGE_TEST_ARROW` names it.
@@ -131,6 +150,62 @@ async fn a_python_without_pyarrow_says_so() {
     assert!(error.contains("batch='arrow' needs pyarrow, which this Python does not have"), "{error}");
 }
 
+/// What came of the events of one topic.
+async fn results(host: &Host, news: &mut kernelbridge::host::Subscription, count: usize) -> Vec<Value> {
+    tokio::time::timeout(DEADLINE, host.drain()).await.expect("it never hangs");
+    let mut results = Vec::new();
+    while results.len() < count {
+        match tokio::time::timeout(DEADLINE, news.next()).await.expect("news").expect("the host lives") {
+            News::Handled { result, .. } => results.push(serde_json::from_str(result.get()).expect("JSON")),
+            News::Failed { error, .. } => panic!("{}", error.report()),
+            _ => {}
+        }
+    }
+    results
+}
+
+#[tokio::test]
+async fn tables_have_the_types_that_they_were_emitted_with_and_any_other_events_those_of_their_values() {
+    let dir = tempfile::tempdir().expect("a folder");
+    let Some(host) = with_tables(dir.path(), "pipe").await else { return };
+    let mut news = host.subscribe_lossless();
+    let columns: [(&str, Arc<dyn Array>); 3] = [
+        ("small", Arc::new(Int8Array::from(vec![Some(1), None, Some(3)]))),
+        ("single", Arc::new(Float32Array::from(vec![1.0, 2.0, 3.0]))),
+        ("none", Arc::new(StringArray::from(vec![None::<&str>; 3]))),
+    ];
+    let sent = RecordBatch::try_from_iter(columns).expect("a table");
+    host.emit_batch("types", &sent).await.expect("accepted");
+    assert_eq!(results(&host, &mut news, 3).await, vec![json!(["int8", "float", "string"]); 3]);
+    // Two tables with the same columns in one batch.
+    host.emit_batch("types", &sent.slice(1, 2)).await.expect("accepted");
+    host.emit_batch("types", &sent.slice(0, 1)).await.expect("accepted");
+    assert_eq!(results(&host, &mut news, 3).await, vec![json!(["int8", "float", "string"]); 3]);
+    for count in [2, 40] {
+        for n in 0..count {
+            let data = json!({ "i": n, "f": if n == 1 { json!(n) } else { json!(0.5) }, "s": "é\n", "b": n == 0, "null": null });
+            host.emit("types", &data).await.expect("accepted");
+        }
+        let types = json!(["int64", "double", "string", "bool", "null"]);
+        assert_eq!(results(&host, &mut news, count).await, vec![types; count]);
+    }
+    // What an Arrow table has no simple column for is made into one where the handler is.
+    for n in 0..3 {
+        host.emit("types", &json!({ "list": [n], "i": n })).await.expect("accepted");
+        host.emit("frame.types", &json!({ "list": [n], "i": n })).await.expect("accepted");
+    }
+    let found = results(&host, &mut news, 6).await;
+    assert_eq!(found.iter().filter(|it| **it == json!(["list<item: int64>", "int64"])).count(), 3, "{found:?}");
+    assert_eq!(found.iter().filter(|it| **it == json!(["object", "int64"])).count(), 3, "{found:?}");
+    // And results are, too.
+    for day in 1..=3 {
+        host.emit("dates", &json!({ "date": format!("2026-11-0{day}") })).await.expect("accepted");
+    }
+    let found = results(&host, &mut news, 3).await;
+    assert_eq!(found[2]["date"], "2026-11-03T00:00:00", "{found:?}");
+    host.shutdown().await;
+}
+
 #[tokio::test]
 async fn rows_of_a_table_are_events_and_come_as_tables() {
     let dir = tempfile::tempdir().expect("a folder");
@@ -165,5 +240,85 @@ async fn rows_of_a_table_are_events_and_come_as_tables() {
             }
             _ => assert_eq!(result, json!(value.map(|it| it * 2.0))),
         }
+    }
+}
+
+const R: &str = r#"
+bridge$export("change", function(frame) {
+  stopifnot(is.data.frame(frame))
+  frame$text <- toupper(frame$text)
+  frame$value <- frame$value + 1
+  frame$whole <- frame$id * 2L
+  frame
+})
+bridge$export("types", function(frame) data.frame(name = names(frame), type = vapply(frame, typeof, ""), missing = vapply(frame, anyNA, NA)))
+bridge$export("factor", function(frame) list(f = factor(c("b", NA, "a")), n = c(NA, NaN, Inf)))
+bridge$export("number", function(frame) nrow(frame))
+bridge$export("uneven", function(frame) list(a = 1:2, b = 1:3))
+bridge$export("nested", function(frame) list(a = list(1, list(2))))
+bridge$export("fail", function(frame) stop("no"))
+"#;
+
+#[tokio::test]
+async fn r_takes_tables_as_data_frames_and_returns_them() {
+    if !Installed::look().has("r") {
+        return;
+    }
+    for carrier in ["pipe", "jupyter"] {
+        let dir = tempfile::tempdir().expect("a folder");
+        let folder = plugin(dir.path(), "p", "r", R, "[limits]\ntimeout = \"60s\"\nstartup = \"120s\"\n");
+        let file = folder.join("plugin.toml");
+        let manifest = fs::read_to_string(&file).expect("written");
+        let with = manifest.replace("bridge = \"1\"\n", &format!("bridge = \"1\"\ncarrier = \"{carrier}\"\n"));
+        fs::write(&file, with).expect("written");
+        let host = Host::builder().plugin(folder).build().await.expect("a host");
+        for rows in [1, 40, 5000] {
+            let sent = table(rows);
+            let back = host.call_table("p.change", &sent).await.unwrap_or_else(|error| panic!("{}", error.report()));
+            assert_eq!(back.num_rows(), rows);
+            let column = |name| back.column_by_name(name).expect("a column");
+            let texts: &StringArray = column("text").as_string();
+            for row in 0..rows {
+                assert_eq!(texts.value(row), format!("É ROW {row}"));
+            }
+            // Over `jupyter` the types are those of JSON.
+            if carrier == "pipe" {
+                let values: &Float64Array = column("value").as_primitive();
+                let whole: &Int32Array = column("whole").as_primitive();
+                for row in 0..rows {
+                    assert_eq!(whole.value(row), 2 * row as i32);
+                    assert_eq!(values.is_null(row), row % 7 == 3);
+                    assert!(values.is_null(row) || values.value(row) == row as f64 / 2.0 + 1.0);
+                }
+            }
+        }
+        let columns: [(&str, Arc<dyn Array>); 5] = [
+            ("i", Arc::new(Int8Array::from(vec![Some(1), None]))),
+            ("large", Arc::new(Int64Array::from(vec![1, 3_000_000_000]))),
+            ("f", Arc::new(Float32Array::from(vec![Some(0.5), None]))),
+            ("b", Arc::new(BooleanArray::from(vec![Some(true), None]))),
+            ("s", Arc::new(StringArray::from(vec![Some("é"), None]))),
+        ];
+        let sent = RecordBatch::try_from_iter(columns).expect("a table");
+        let types = host.call_table("p.types", &sent).await.unwrap_or_else(|error| panic!("{}", error.report()));
+        let types: &StringArray = types.column(1).as_string();
+        assert_eq!(types.iter().flatten().collect::<Vec<_>>(), ["integer", "double", "double", "logical", "character"]);
+        let back = host.call_table("p.factor", &sent).await.unwrap_or_else(|error| panic!("{}", error.report()));
+        let factor: &StringArray = back.column(0).as_string();
+        assert_eq!(factor.iter().collect::<Vec<_>>(), [Some("b"), None, Some("a")]);
+        if carrier == "pipe" {
+            let numbers: &Float64Array = back.column(1).as_primitive();
+            assert!(
+                numbers.is_null(0) && numbers.value(1).is_nan() && numbers.value(2) == f64::INFINITY,
+                "{numbers:?}"
+            );
+        }
+        for name in ["p.number", "p.uneven", "p.nested"] {
+            let error = host.call_table(name, &sent).await.expect_err("no table");
+            assert_eq!(error.kind, ErrorKind::Invalid, "{error}");
+        }
+        let error = host.call_table("p.fail", &sent).await.expect_err("raised");
+        assert_eq!((error.kind, error.evalue.as_str()), (ErrorKind::Raised, "no"));
+        host.shutdown().await;
     }
 }

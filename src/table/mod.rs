@@ -1,6 +1,8 @@
-//! Tables: record batches of Apache Arrow, as IPC streams and as rows of JSON.
+//! Tables: record batches of Apache Arrow, as IPC streams, as rows of JSON, and as columns.
 //!
-//! Pure: where the bytes of a stream come from is the business of others.
+//! Pure: where the bytes come from is the business of others.
+
+mod columns;
 
 use std::panic::{AssertUnwindSafe, catch_unwind};
 
@@ -10,14 +12,17 @@ use arrow_ipc::{
     reader::{StreamDecoder, StreamReader},
     writer::StreamWriter,
 };
-use arrow_schema::{ArrowError, DataType, SchemaRef};
+use arrow_schema::{ArrowError, DataType, Field, SchemaRef};
 use bytes::Bytes;
 use serde_json::{
     Value,
     value::{RawValue, to_raw_value},
 };
 
+use crate::{rpc::Packed, table::columns::unpacked};
+
 pub use arrow_array::RecordBatch;
+pub use columns::{from_json, pack, to_json};
 
 /// Why something is no table, or a table cannot be sent.
 #[derive(Debug, thiserror::Error)]
@@ -37,6 +42,21 @@ pub enum TableError {
         /// Its type.
         data_type: DataType,
     },
+    /// Text that ends before its end.
+    #[error("column `{column}` has text with U+0000, which this language cannot have")]
+    Zero {
+        /// The column's name.
+        column: String,
+    },
+    /// A shim's columns that are none.
+    #[error("no columns of a table: {0}")]
+    Columns(String),
+}
+
+impl TableError {
+    fn no_json(field: &Field) -> Self {
+        Self::NoJson { column: field.name().clone(), data_type: field.data_type().clone() }
+    }
 }
 
 /// The table as an Arrow IPC stream.
@@ -88,6 +108,44 @@ fn decode(bytes: &Bytes) -> Option<(SchemaRef, Vec<RecordBatch>)> {
     Some((decoder.schema()?, batches))
 }
 
+/// Of each of these tables, which have the same columns, one row. `None` if they have not.
+pub fn gather(rows: &[(&RecordBatch, usize)]) -> Option<RecordBatch> {
+    let (first, start) = *rows.first()?;
+    // As rows come that wait for nothing else.
+    if rows.iter().enumerate().all(|(at, (table, row))| std::ptr::eq(*table, first) && *row == start + at) {
+        return Some(first.slice(start, rows.len()));
+    }
+    let (mut tables, mut places) = (vec![first], Vec::with_capacity(rows.len()));
+    for (table, row) in rows {
+        if !tables.last().is_some_and(|last| std::ptr::eq(*last, *table)) {
+            if table.schema_ref() != first.schema_ref() {
+                return None;
+            }
+            tables.push(table);
+        }
+        places.push((tables.len() - 1, *row));
+    }
+    arrow_select::interleave::interleave_record_batch(&tables, &places).ok()
+}
+
+/// The table of `count` rows that a shim returned as columns.
+///
+/// # Errors
+///
+/// [`TableError::Columns`].
+pub fn unpack(columns: &RawValue, bytes: Bytes, count: usize) -> Result<RecordBatch, TableError> {
+    let packed = Packed::read(columns, bytes, count).map_err(TableError::Columns)?;
+    let mut arrays = Vec::new();
+    for (name, values) in packed.columns(count) {
+        let array = unpacked(values).ok_or_else(|| {
+            let what = format!("those of `{name}` are not all numbers, all truth values or all text");
+            TableError::Columns(what)
+        })?;
+        arrays.push((name, array, true));
+    }
+    Ok(RecordBatch::try_from_iter_with_nullable(arrays)?)
+}
+
 /// The table as one JSON object for each row.
 ///
 /// # Errors
@@ -96,8 +154,7 @@ fn decode(bytes: &Bytes) -> Option<(SchemaRef, Vec<RecordBatch>)> {
 pub fn rows(table: &RecordBatch) -> Result<Vec<Box<RawValue>>, TableError> {
     let (schema, mut columns) = (table.schema(), Vec::new());
     for (field, column) in schema.fields().iter().zip(table.columns()) {
-        let values = values(column)
-            .ok_or_else(|| TableError::NoJson { column: field.name().clone(), data_type: field.data_type().clone() })?;
+        let values = values(column).ok_or_else(|| TableError::no_json(field))?;
         columns.push((field.name(), values.into_iter()));
     }
     let mut rows = Vec::with_capacity(table.num_rows());
@@ -166,6 +223,17 @@ mod tests {
         assert_eq!(read(write(&part).expect("written")).expect("read"), part);
         let none = table.slice(0, 0);
         assert_eq!(read(write(&none).expect("written")).expect("read").num_rows(), 0);
+    }
+
+    #[test]
+    fn rows_of_tables_with_the_same_columns_are_one() {
+        let (table, other) = (table(), table());
+        assert_eq!(gather(&[(&table, 1), (&table, 2)]).expect("one"), table.slice(1, 2));
+        let mixed = gather(&[(&table, 2), (&other, 0), (&other, 1), (&table, 0)]).expect("one");
+        assert_eq!((mixed.num_rows(), mixed.slice(1, 2)), (4, table.slice(0, 2)));
+        assert_eq!((mixed.slice(0, 1), mixed.slice(3, 1)), (table.slice(2, 1), table.slice(0, 1)));
+        let narrow = table.project(&[0]).expect("fewer columns");
+        assert!(gather(&[(&table, 0), (&narrow, 1)]).is_none() && gather(&[]).is_none());
     }
 
     #[test]
