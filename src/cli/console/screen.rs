@@ -22,17 +22,18 @@ use crate::cli::args::ShowImages;
 const CHUNK: usize = 4096;
 /// xterm takes no more of a sixel image, in either direction, unless it is told to.
 const SIXEL_SIDE: usize = 1000;
-/// The pixels of a column, where the terminal does not tell.
-const COLUMN: usize = 8;
+/// The pixels of a column and of a row, where the terminal does not tell.
+const CELL: (usize, usize) = (8, 16);
 
 /// The terminal that shows images, if stdout is one that does.
 pub struct Screen(Option<Protocol>);
 
-/// The width of a terminal.
+/// The width of a terminal, and the height of its rows in pixels.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 struct Window {
     columns: usize,
-    pixels: usize,
+    width: usize,
+    row: usize,
 }
 
 impl Screen {
@@ -70,36 +71,40 @@ impl Window {
     /// As it is now; it may have another size for the next image.
     fn now() -> Self {
         let size = rustix::termios::tcgetwinsize(stdout());
-        size.map_or(Self::of(0, 0), |size| Self::of(size.ws_col, size.ws_xpixel))
+        let size = size.map(|size| [size.ws_col, size.ws_row, size.ws_xpixel, size.ws_ypixel]);
+        Self::of(size.unwrap_or_default().map(usize::from))
     }
 
     /// Terminals say 0 for what they do not know.
-    fn of(columns: u16, pixels: u16) -> Self {
-        let columns = if columns == 0 { 80 } else { usize::from(columns) };
-        Self { columns, pixels: if pixels == 0 { columns * COLUMN } else { usize::from(pixels) } }
+    fn of([columns, rows, width, height]: [usize; 4]) -> Self {
+        let columns = if columns == 0 { 80 } else { columns };
+        let width = if width == 0 { columns * CELL.0 } else { width };
+        Self { columns, width, row: height.checked_div(rows).filter(|row| *row > 0).unwrap_or(CELL.1) }
     }
 }
 
 /// A PNG for a terminal, no wider than its window.
 fn escapes(png: &[u8], protocol: Protocol, window: Window) -> anyhow::Result<String> {
     let pixels = Pixels::decode(png)?;
-    let is_wide = pixels.width > window.pixels;
+    let is_wide = pixels.width > window.width;
     Ok(match protocol {
-        Protocol::Kitty => kitty(png, is_wide.then_some(window.columns)),
-        Protocol::Iterm => iterm(png, is_wide),
-        Protocol::Sixel { colours } => {
-            sixel::encode(&pixels.shrunk(window.pixels.min(SIXEL_SIDE), SIXEL_SIDE), colours)
+        Protocol::Kitty => {
+            let rows = (pixels.height * window.width).div_ceil(pixels.width.max(1) * window.row);
+            kitty(png, is_wide.then_some((window.columns, rows)))
         }
+        Protocol::Iterm => iterm(png, is_wide),
+        Protocol::Sixel { colours } => sixel::encode(&pixels.shrunk(window.width.min(SIXEL_SIDE), SIXEL_SIDE), colours),
     })
 }
 
 /// [Kitty's graphics protocol](https://sw.kovidgoyal.net/kitty/graphics-protocol/): show a PNG here, and answer nothing,
-/// since an answer would be typed at the prompt.
-fn kitty(png: &[u8], columns: Option<usize>) -> String {
+/// since an answer would be typed at the prompt. Into so many columns and rows, of which older versions need both.
+fn kitty(png: &[u8], cells: Option<(usize, usize)>) -> String {
     let data = BASE64_STANDARD.encode(png);
     let mut rest = data.as_str();
     let mut text = String::with_capacity(data.len() + data.len() / CHUNK * 16 + 64);
-    let mut keys = format!("a=T,f=100,{}", columns.map(|columns| format!("c={columns},")).unwrap_or_default());
+    let mut keys =
+        format!("a=T,f=100,{}", cells.map(|(columns, rows)| format!("c={columns},r={rows},")).unwrap_or_default());
     while !rest.is_empty() {
         let chunk;
         (chunk, rest) = rest.split_at(rest.len().min(CHUNK));
@@ -122,7 +127,7 @@ mod tests {
     use super::*;
     use pixels::tests::{noise, png};
 
-    const WINDOW: Window = Window { columns: 80, pixels: 640 };
+    const WINDOW: Window = Window { columns: 80, width: 640, row: 16 };
 
     /// The keys and the data of each piece.
     fn pieces(text: &str) -> Vec<(&str, &str)> {
@@ -165,14 +170,17 @@ mod tests {
 
     #[test]
     fn none_is_wider_than_the_window() {
-        let png = png(641, 4, &noise(641, 4));
-        assert!(escapes(&png, Protocol::Kitty, WINDOW).expect("shown").starts_with("\x1b_Ga=T,f=100,c=80,q=2,"));
+        let png = png(1280, 300, &noise(1280, 300));
+        let kitty = escapes(&png, Protocol::Kitty, WINDOW).expect("shown");
+        assert!(kitty.starts_with("\x1b_Ga=T,f=100,c=80,r=10,q=2,"), "{}", &kitty[..40]);
         assert!(escapes(&png, Protocol::Iterm, WINDOW).expect("shown").contains(";width=100%;"));
         let sixel = escapes(&png, Protocol::Sixel { colours: 256 }, WINDOW).expect("shown");
-        assert!(sixel.starts_with("\x1bP9;1;0q\"1;1;640;4#"), "{}", &sixel[..40]);
-        assert_eq!(Window::of(0, 0), WINDOW);
-        assert_eq!(Window::of(100, 0), Window { columns: 100, pixels: 800 });
-        assert_eq!(Window::of(100, 1900), Window { columns: 100, pixels: 1900 });
+        assert!(sixel.starts_with("\x1bP9;1;0q\"1;1;640;150#"), "{}", &sixel[..40]);
+        // Whatever is not known.
+        assert_eq!(Window::of([0; 4]), WINDOW);
+        assert_eq!(Window::of([100, 0, 0, 500]), Window { columns: 100, width: 800, row: 16 });
+        assert_eq!(Window::of([100, 50, 1900, 1000]), Window { columns: 100, width: 1900, row: 20 });
+        assert_eq!(Window::of([100, 50, 1900, 10]), Window { columns: 100, width: 1900, row: 16 });
     }
 
     #[test]
