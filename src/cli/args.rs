@@ -475,9 +475,9 @@ pub struct HostsArgs {
                         A host that was started without --allow-console lets you complete, inspect and see the state, but \
                         run nothing.\n\
                         Images are saved, and PNGs are shown as well if stdout is a terminal that can: by kitty's graphics \
-                        protocol (kitty, Ghostty), iTerm2's (also WezTerm) or sixel (foot, Konsole, xterm -ti vt340, tmux and others). \
-                        The terminal is known by its environment, else it is asked once, at the beginning; --images says \
-                        it if both fail.\n\
+                        protocol (kitty, Ghostty), iTerm2's (also WezTerm) or sixel (foot, Konsole, xterm -ti vt340, \
+                        tmux and others). The terminal is known by its environment, else it is asked once, at the \
+                        beginning; --images says it if both fail.\n\
                         Exit status 1: the code failed."
 )]
 pub struct ConsoleArgs {
@@ -500,7 +500,7 @@ pub struct ConsoleArgs {
 /// How a terminal shows images.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, clap::ValueEnum)]
 pub enum ShowImages {
-    /// Find out.
+    /// As its environment or, if that says nothing, the terminal itself says.
     Auto,
     /// By kitty's graphics protocol.
     Kitty,

@@ -254,4 +254,18 @@ mod tests {
         check(b"\x1b", false, None, "");
         check(b"\x1b[?;;c\x1b[?c\x1b[?99999999999;4c", true, Some(SIXEL), "");
     }
+    #[test]
+    fn whatever_is_read_is_no_panic() {
+        let mut random = fastrand::Rng::with_seed(5);
+        for _ in 0..50_000 {
+            let read: Vec<u8> = (0..random.usize(..24))
+                .map(
+                    |_| if random.u8(..8) == 0 { random.u8(..) } else { *random.choice(b"\x1b[?;146cS").expect("one") },
+                )
+                .collect();
+            let answer = understand(&read);
+            assert!(answer.is_whole || answer.protocol.is_none(), "{read:?}");
+            assert!(!answer.typed.contains('\u{1b}'), "{read:?}");
+        }
+    }
 }
