@@ -33,7 +33,7 @@ pub enum Protocol {
     Kitty,
     /// iTerm2, WezTerm.
     Iterm,
-    /// xterm (if it is told to), foot, Konsole, Windows Terminal, tmux and others.
+    /// xterm (if it is told to), mlterm, foot, Konsole, tmux and others.
     Sixel {
         /// How many it has.
         colours: u16,
