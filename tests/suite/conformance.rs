@@ -30,57 +30,58 @@ macro_rules! languages {
         const LANGUAGES: &[&str] = &[$(stringify!($language)),*];
         /// No kernel of theirs is in a registry; docs/languages.md says how they are tested.
         const BY_HAND: &[&str] = &[$(stringify!($by_hand)),*];
-        languages!($($language)* $($by_hand)*);
+        $(languages!(mod $language);)*
+        $(languages!(mod $by_hand #[ignore = "by hand: no registry has its kernel"]);)*
     };
-    ($($language:ident)*) => {
-        $(mod $language {
+    (mod $language:ident $(#[$by_hand:meta])?) => {
+        mod $language {
             use kernelbridge::language::Activation::{Comm, Execute, Loop, Thread};
 
             #[tokio::test]
+            $(#[$by_hand])?
             async fn pipe() {
                 super::conforms(stringify!($language), "pipe", Execute).await;
             }
 
             #[tokio::test]
+            $(#[$by_hand])?
             async fn jupyter() {
                 super::conforms(stringify!($language), "jupyter", Execute).await;
             }
 
             #[tokio::test]
+            $(#[$by_hand])?
             async fn comm() {
                 super::conforms(stringify!($language), "pipe", Comm).await;
             }
 
             #[tokio::test]
+            $(#[$by_hand])?
             async fn standing() {
                 super::conforms(stringify!($language), "pipe", Loop).await;
             }
 
             #[tokio::test]
+            $(#[$by_hand])?
             async fn shared() {
                 super::conforms_shared(stringify!($language)).await;
             }
 
             #[tokio::test]
+            $(#[$by_hand])?
             async fn thread() {
                 super::conforms(stringify!($language), "pipe", Thread).await;
             }
-        })*
+        }
     };
 }
 
 languages!(bash, javascript, lua, node, octave, prolog, python, r; by hand: julia, ruby);
 
-/// Is there a kernel to be tested? Those of languages by hand are when `KERNELBRIDGE_TEST_BY_HAND` names them, and then
-/// have to be there.
+/// Is there a kernel to be tested? Whoever has tests run that are ignored has brought one.
 fn is_tested(installed: &Installed, name: &str) -> bool {
     if !BY_HAND.contains(&name) {
         return installed.has(name);
-    }
-    let named = std::env::var("KERNELBRIDGE_TEST_BY_HAND").unwrap_or_default();
-    if !named.split(',').any(|word| word.trim() == name) {
-        println!("{name} is tested by hand: bring a kernel and name it in KERNELBRIDGE_TEST_BY_HAND");
-        return false;
     }
     if let Err(error) = installed.languages.kernelspec_for(&installed.discovery, name) {
         panic!("`{name}` is to be tested, but {error}");
