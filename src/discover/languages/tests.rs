@@ -97,6 +97,75 @@ fn every_broken_folder_is_a_problem_with_path_and_reason() {
 }
 
 #[test]
+fn the_common_text_of_shims_takes_the_place_of_its_line() {
+    let dir = tempfile::tempdir().expect("a folder");
+    let common = |name: &str, path: &str| toml(name, "").replace("[turn]", &format!("common = '{path}'\n[turn]"));
+    write(dir.path(), "k/a/language.toml", common("a", "parts/common.x"));
+    write(dir.path(), "k/a/shim.x", "one // no #common\n  //#common\nthree\n");
+    write(dir.path(), "k/a/parts/common.x", "two\n");
+    write(dir.path(), "k/b/language.toml", common("b", "../a/parts/common.x"));
+    write(dir.path(), "k/b/shim.x", "-- #common\nlast");
+    write(dir.path(), "k/c/language.toml", toml("c", ""));
+    write(dir.path(), "k/c/shim.x", "#common\n");
+    let root = LanguageOrigin::Named(dir.path().join("k"));
+    let texts = || {
+        let languages = load(vec![root.clone()]);
+        assert_eq!(problems(&languages, dir.path()), [""; 0]);
+        let text = |name: &str| languages.find(name).expect("found").shim_text().map(ToOwned::to_owned);
+        ["a", "b", "c"].map(text).map(Option::unwrap_or_default)
+    };
+    assert_eq!(texts(), ["one // no #common\ntwo\nthree\n", "two\nlast", "#common\n"]);
+    write(dir.path(), "k/a/parts/common.x", "2");
+    assert_eq!(texts(), ["one // no #common\n2\nthree\n", "2\nlast", "#common\n"]);
+}
+
+#[test]
+fn a_mistake_with_a_common_text_is_answered_with_file_field_and_fix() {
+    let dir = tempfile::tempdir().expect("a folder");
+    let add = |name: &str, common: &str, shim: &str| {
+        let common = toml(name, "").replace("[turn]", &format!("common = '{common}'\n[turn]"));
+        write(dir.path(), &format!("k/{name}/language.toml"), common);
+        write(dir.path(), &format!("k/{name}/shim.x"), shim);
+    };
+    write(dir.path(), "outside.x", "secret");
+    write(dir.path(), "k/outside.x", "no language's");
+    add("absolute", dir.path().join("outside.x").to_str().expect("UTF-8"), "#common");
+    add("escapes", "../../outside.x", "#common");
+    add("hides", "../hides/../../outside.x", "#common");
+    add("loose", "../outside.x", "#common");
+    add("missing", "../other/common.x", "#common");
+    add("own", "common.x", "#common");
+    add("twice", "shim.x", "#common\n//#common");
+    add("unmarked", "shim.x", "no #common");
+    let languages = load(vec![LanguageOrigin::Named(dir.path().join("k"))]);
+    let outside = |name: &str, path: &str| {
+        let fix =
+            "name a file of this folder (`common.js`) or of a language folder beside it (`../javascript/common.js`)";
+        format!("k/{name}/language.toml: `shim.common` is `{path}`; {fix}")
+    };
+    let missing = |name: &str, file: &str| {
+        let field = format!("`shim.common` of {name}/language.toml names it");
+        format!("k/{file}: no such file; {field}: put it there, or name another")
+    };
+    let marks = |name: &str, what: &str| {
+        let field = "whose place `shim.common` of language.toml (`shim.x`) takes";
+        format!("k/{name}/shim.x: {what} that is a comment saying `#common`, {field}; there must be one")
+    };
+    let expected = [
+        outside("absolute", &dir.path().join("outside.x").display().to_string()),
+        outside("escapes", "../../outside.x"),
+        outside("hides", "../hides/../../outside.x"),
+        outside("loose", "../outside.x"),
+        missing("missing", "other/common.x"),
+        missing("own", "own/common.x"),
+        marks("twice", "there are 2 lines"),
+        marks("unmarked", "there is no line"),
+    ];
+    assert_eq!(problems(&languages, dir.path()), expected);
+    assert_eq!(languages.problems[4].unusable.as_deref(), Some("missing"));
+}
+
+#[test]
 fn a_directory_that_was_named_must_be_there_and_be_the_right_one() {
     let dir = tempfile::tempdir().expect("a folder");
     write(dir.path(), "lua/language.toml", toml("lua", ""));
