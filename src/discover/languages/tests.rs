@@ -166,6 +166,34 @@ fn a_mistake_with_a_common_text_is_answered_with_file_field_and_fix() {
 }
 
 #[test]
+fn built_in_shims_are_those_of_the_folders() {
+    let root = Path::new(env!("CARGO_MANIFEST_DIR")).join("kernelspecs");
+    let (built_in, on_disk) = (Languages::built_in(), load(vec![LanguageOrigin::Named(root)]));
+    assert_eq!((&built_in.problems, &on_disk.problems), (&vec![], &vec![]));
+    let mut joined = 0;
+    for folder in &on_disk.folders {
+        let name = folder.language.name.as_str();
+        assert_eq!(built_in.find(name).expect("built in").shim_text(), folder.shim_text(), "{name}");
+        let Some(common) = folder.language.shim.as_ref().and_then(|shim| shim.common.as_deref()) else { continue };
+        let common = std::fs::read_to_string(folder.dir().expect("on disk").join(common)).expect("common text");
+        assert!(folder.shim_text().is_some_and(|text| text.contains(&common)), "{name}");
+        joined += 1;
+    }
+    assert_eq!(joined, 2, "Deno's and Node's");
+    const LOST: &[(&str, &[u8])] = &[
+        (
+            LANGUAGE_TOML,
+            b"name='x'\ndisplay-name='x'\nextension='x'\nkernelspec.languages=['x']\nturn.pipe='go'\n\
+            [shim]\nfile='shim.js'\ncommon='../javascript/lost.js'",
+        ),
+        ("shim.js", b"//#common"),
+    ];
+    let problem = LanguageFolder::load("x", Files::Embedded(LOST), LanguageOrigin::BuiltIn).expect_err("no such file");
+    let reason = "no such file; `shim.common` of x/language.toml names it: put it there, or name another";
+    assert_eq!((problem.path.as_path(), problem.reason.as_str()), (Path::new("(built in)/javascript/lost.js"), reason));
+}
+
+#[test]
 fn a_directory_that_was_named_must_be_there_and_be_the_right_one() {
     let dir = tempfile::tempdir().expect("a folder");
     write(dir.path(), "lua/language.toml", toml("lua", ""));
