@@ -2,7 +2,7 @@
 // It is no module: its text takes the place of the line `//#common` inside the one function that each of them is.
 // Registration only tags; dispatch, JSON and errors are done here. Each shim has what differs:
 //   pipe, inbox, read, readLater  the carrier (open, close, post, note, next), and how its bytes are read into `inbox`
-//   guard, isInterrupt            runs what an interrupt has to end, and knows the error by which it did
+//   guard, isInterrupt            runs the loop where an interrupt can end it, and knows the error by which it did
 //   watch, unwatch                begin and stop to look for what no event tells: the cancel file, a turn that was ended
 //   unsent                        outcomes of a series that an interrupt would take along with the turn, or null
 //   flushed                       an outcome, or the promise of it, once the prints before it are out
@@ -241,7 +241,7 @@ function attempt(method, params, mayWait) {
   let value;
   try {
     if (!Object.hasOwn(methods, method)) throw new Refusal("NotFound", `no method \`${method}\``);
-    value = guard(() => methods[method](params ?? {}, mayWait));
+    value = methods[method](params ?? {}, mayWait);
     if (!isPromise(value)) return result(value);
     if (!mayWait) throw (value.then(() => {}, () => {}), deadlock()); // its late error has nobody to go to
   } catch (thrown) {

@@ -50,6 +50,9 @@
   let job; // what `guard` runs
   const script = new vm.Script("bridge._run()", { filename: ownName });
   const guard = (work) => (job = work, script.runInThisContext({ breakOnSigint: true, displayErrors: false }));
+  for (const [name, method] of Object.entries(methods)) {
+    methods[name] = (params, mayWait) => guard(() => method(params, mayWait));
+  }
   const isInterrupt = (thrown) => thrown?.code === "ERR_SCRIPT_EXECUTION_INTERRUPTED";
   process.on("SIGINT", () => cancel?.(cancelled())); // outside a script: a handler is awaited, or nothing runs
   const watch = () => {}, unwatch = watch; // SIGINT says it all
