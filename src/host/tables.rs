@@ -11,6 +11,7 @@ use crate::{
     blob::{Array, BlobError},
     chain::Chain,
     host::{Emitted, Event, Host, batch::Opened, functions::deadline, origin::Origin},
+    plugin::Plugin,
     rpc::{self, CallTable, ErrorKind, RpcError},
     table::{self, RecordBatch, TableError},
 };
@@ -28,7 +29,8 @@ struct Returned<'a> {
 impl Host {
     /// Put each row of a table onto the bus as an event of its own, the columns being its data's members: with an id, an
     /// acknowledgement, attempts and a place in the order. Handlers of batches get them together again, and those that
-    /// take tables get them as they were: as an Arrow IPC stream, with the types of its columns.
+    /// take tables get them as they were: as an Arrow IPC stream, with the types of its columns. (Of rows that were only in
+    /// the store meanwhile, those of JSON.)
     ///
     /// # Errors
     ///
@@ -67,39 +69,44 @@ impl Host {
             return Err(RpcError::new(ErrorKind::Timeout, message).in_plugin(&entry.name));
         };
         let loaded = loaded?;
-        let unfit = |error: TableError| unfit(name, &error).in_plugin(&entry.name);
-        let no_room = |error: String| {
-            RpcError::new(ErrorKind::Host, format!("`{name}`: no room for a table: {error}")).in_plugin(&entry.name)
-        };
-        let count = table.num_rows();
-        let mut params =
-            CallTable { name: &function, chain: &chain.path, table: None, count: None, packed: None, columns: None };
-        let by_reference = |array: Result<Array, BlobError>| {
-            let array = array.map_err(|error| no_room(error.to_string()))?;
-            let value = to_raw_value(&array).map_err(|error| no_room(error.to_string()))?;
-            Ok::<_, RpcError>((Some(array), Some(value)))
-        };
+        let mut params = CallTable { name: &function, chain: &chain.path, ..CallTable::default() };
+        // There until the answer is.
+        let _held = put(&mut params, table, &loaded.plugin, name).map_err(|error| error.in_plugin(&entry.name))?;
         entry.meter.count(|stats| stats.called += 1);
         let began = Instant::now();
-        // There until the answer is.
-        let _held;
-        if loaded.plugin.has_feature(rpc::ARROW) {
-            (_held, params.table) = by_reference(Array::bytes(&table::write(table).map_err(unfit)?))?;
-        } else if loaded.plugin.has_feature(rpc::TABLES) && loaded.plugin.has_feature(rpc::PACKED) {
-            let (columns, bytes) = table::pack(table).map_err(unfit)?;
-            (params.count, params.columns) = (Some(count), Some(columns));
-            (_held, params.packed) = by_reference(Array::file(&bytes))?;
-        } else if loaded.plugin.has_feature(rpc::TABLES) {
-            (params.count, params.columns) = (Some(count), Some(table::to_json(table).map_err(unfit)?));
-        } else {
-            let interpreter = loaded.plugin.about().interpreter;
-            let message = format!("{interpreter} takes no tables; R does, and Python with pyarrow");
-            return Err(RpcError::new(ErrorKind::Invalid, message).in_plugin(&entry.name));
-        }
         let result = lane.instance.ask(&loaded, "table", &params, &chain, deadline).await;
         entry.meter.took(began.elapsed());
         returned(&result?, name).map_err(|error| error.in_plugin(&entry.name))
     }
+}
+
+/// Put a table into a call, as the plugin's shim takes it; returns what is only named there.
+fn put(params: &mut CallTable, table: &RecordBatch, plugin: &Plugin, name: &str) -> Result<Option<Array>, RpcError> {
+    let unfit = |error: TableError| unfit(name, &error);
+    let no_room = |error: String| RpcError::new(ErrorKind::Host, format!("`{name}`: no room for a table: {error}"));
+    let by_reference = |array: Result<Array, BlobError>| {
+        let array = array.map_err(|error| no_room(error.to_string()))?;
+        let value = to_raw_value(&array).map_err(|error| no_room(error.to_string()))?;
+        Ok::<_, RpcError>((Some(array), Some(value)))
+    };
+    let held;
+    if plugin.has_feature(rpc::ARROW) {
+        (held, params.table) = by_reference(Array::bytes(&table::write(table).map_err(unfit)?))?;
+        return Ok(held);
+    }
+    if !plugin.has_feature(rpc::TABLES) {
+        let message = format!("{} takes no tables; R does, and Python with pyarrow", plugin.about().interpreter);
+        return Err(RpcError::new(ErrorKind::Invalid, message));
+    }
+    params.count = Some(table.num_rows());
+    if plugin.has_feature(rpc::PACKED) {
+        let (columns, bytes) = table::pack(table).map_err(unfit)?;
+        params.columns = Some(columns);
+        (held, params.packed) = by_reference(Array::file(&bytes))?;
+        return Ok(held);
+    }
+    params.columns = Some(table::to_json(table).map_err(unfit)?);
+    Ok(None)
 }
 
 fn returned(result: &RawValue, name: &str) -> Result<RecordBatch, RpcError> {

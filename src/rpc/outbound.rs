@@ -139,7 +139,7 @@ pub struct Call<'a> {
 }
 
 /// Parameters of `table`: a call whose one argument is a table, as an Arrow IPC stream or as columns.
-#[derive(Debug, Serialize)]
+#[derive(Debug, Default, Serialize)]
 pub struct CallTable<'a> {
     /// The export's name.
     pub name: &'a str,

@@ -124,6 +124,31 @@ fn no_rpc_message_breaks_us() {
 }
 
 #[test]
+fn no_answer_to_a_batch_breaks_us() {
+    let mut seeds: Vec<Bytes> = [
+        r#"{"outcomes":[{"result":1,"ms":0.5},{"error":{"code":-32000,"message":"m","data":{"kind":"Raised"}}}]}"#,
+        r#"{"results":[1,{"a":[2]}]}"#,
+        r#"{"done":2}"#,
+        r#"{"columns":{"a":[1,null],"b":["x","y"]}}"#,
+        r#"{"packed":{"$blob":"1","dtype":"u8","shape":[29],"bytes":true},"columns":{"i":"i32","f":"f64","s":"str","l":[1,2]}}"#,
+    ]
+    .map(|answer| format!("2\0{answer}\0\u{1}\0\0\0\u{2}\0\0\012345678abcdefgh\u{e9}\0x\0").into())
+    .into();
+    #[cfg(feature = "arrow")]
+    {
+        use arrow_array::{Int64Array, RecordBatch, StringArray};
+
+        let ids = std::sync::Arc::new(Int64Array::from(vec![Some(1), None])) as _;
+        let texts = std::sync::Arc::new(StringArray::from(vec![Some("x"), None])) as _;
+        let table = RecordBatch::try_from_iter([("id", ids), ("text", texts)]).expect("a table");
+        let stream = kernelbridge::table::write(&table).expect("written");
+        seeds.push([&b"2\0{\"table\":1}\0"[..], &stream].concat().into());
+    }
+    let pieces = ["\"ascii\"", "\"bool\"", "\"str 9\"", "null", "9999999999", "-1", "1e9", "\0", "\u{ff}"];
+    check("answer", &seeds, &pieces, exercise::answer);
+}
+
+#[test]
 fn no_frame_breaks_us() {
     let framed = |text: &&str| Bytes::from(format!("{}\n{text}", text.len()).repeat(2));
     let seeds: Vec<Bytes> = RPC.iter().map(framed).collect();

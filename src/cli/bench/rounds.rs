@@ -45,7 +45,7 @@ pub(super) fn rounds<'a>(section: &'a str, systems: &'a mut [Box<dyn System>], p
                 // Who comes first is another one in each round.
                 let count = entrants.len();
                 for offset in 0..count {
-                    entrants[(round + offset) % count].go(measure, systems).await;
+                    entrants[(round + offset) % count].go(measure, systems, plan).await;
                 }
             }
             if !entrants.is_empty() {
@@ -67,8 +67,8 @@ impl Entrant {
         }
         let began = Instant::now();
         let mut each = f64::INFINITY;
-        // Twice as many each time, until a tenth of a round's time is over.
-        while began.elapsed() < plan.round / 10 {
+        // Twice as many each time, until a quarter of a round's time is over.
+        while began.elapsed() < plan.round / 4 {
             match self.measure(measure, systems).await {
                 Ok(times) => each = each.min(quantile(&times, 0.5).unwrap_or(each)),
                 Err(error) => {
@@ -78,7 +78,11 @@ impl Entrant {
             }
             self.count *= 2;
         }
-        // Series of calls tell the time of one call.
+        self.fit(each, measure, plan);
+    }
+
+    /// So many calls as fit into the time of a round, at that many microseconds for one.
+    fn fit(&mut self, each: f64, measure: Measure, plan: &Plan) {
         let fits = plan.round.as_secs_f64() * 1e6 / each.max(0.01);
         self.count = (fits as usize).clamp(1, plan.most);
         if measure == Measure::IdleEvent {
@@ -86,13 +90,17 @@ impl Entrant {
         }
     }
 
-    async fn go(&mut self, measure: Measure, systems: &mut [Box<dyn System>]) {
+    async fn go(&mut self, measure: Measure, systems: &mut [Box<dyn System>], plan: &Plan) {
         if self.failure.is_some() {
             return;
         }
         match self.measure(measure, systems).await {
             Ok(times) => {
-                self.medians.extend(quantile(&times, 0.5));
+                if let Some(median) = quantile(&times, 0.5) {
+                    self.medians.push(median);
+                    // What is compiled only after some calls is quicker than it was while warming up.
+                    self.fit(median, measure, plan);
+                }
                 if times.len() >= ENOUGH_FOR_P99 {
                     self.p99.extend(quantile(&times, 0.99));
                 }

@@ -5,6 +5,8 @@ mod calls;
 mod cells;
 mod ending;
 mod expiry;
+mod jobs;
+mod opening;
 mod visits;
 
 use std::{
@@ -24,27 +26,22 @@ use tokio::sync::{mpsc, oneshot, watch};
 use crate::{
     blob::{Held, Outbox, Parcel},
     chain::Chain,
-    client::{ClientError, Execution, KernelClient, Others, Output},
+    client::{KernelClient, Others, Output},
     language::{Activation, Language},
     plugin::{
-        Carrier, Job, Mail, PluginNews, Reply, SharedGraph, Way,
+        Job, Mail, PluginNews, Reply, SharedGraph, Way,
         member::{Member, Members},
         prints::Prints,
-        turn::{Message, Turn, TurnError, TurnEvent},
+        turn::{Message, Turn, TurnEvent},
         visit::Visit,
     },
-    rpc::{self, ErrorKind, Inbound, RpcError},
-    wire::content::ExecuteRequest,
+    rpc::{Inbound, RpcError},
 };
 
 /// How long a shim may take from the turn's `execute_request` to `ready`.
 const READY: Duration = Duration::from_secs(20);
 /// How long an interpreter may take from `end` to the turn's reply.
 const END: Duration = Duration::from_secs(10);
-/// Most requests in one message.
-const BATCH: usize = 64;
-/// Most parameters in one message of several requests.
-const BATCH_BYTES: usize = 256 * 1024;
 /// How many jobs may wait in the actor beside those in its inbox.
 const QUEUED: usize = 1024;
 
@@ -294,20 +291,6 @@ impl Actor {
         }
     }
 
-    /// From the next turn on. Is a turn that is open one of those?
-    fn use_way(&mut self, mut way: Way) -> bool {
-        if self.state.given_up == Some(way.activation) {
-            way.activation = Activation::Execute;
-        }
-        self.state.worked &= way.carrier == self.way.carrier;
-        // Only the code that an `execute_request` runs depends on more.
-        let is_same = way.activation != Activation::Execute
-            && (way.carrier, way.activation) == (self.way.carrier, self.way.activation);
-        self.way = way;
-        self.activation.send_replace(way.activation);
-        is_same
-    }
-
     fn watch_interpreter(&mut self) {
         match self.client.process().child_exits() {
             Ok(exits) => {
@@ -374,169 +357,6 @@ impl Actor {
         }
     }
 
-    fn is_ready(&mut self) -> bool {
-        let Some(open) = &self.state.turn else { return false };
-        if self.cells.is_some() && !self.state.stack.is_empty() {
-            // A cell waits, whether there is a turn or not.
-            return true;
-        }
-        if !matches!(open.phase, Phase::Ready { .. }) || self.is_in_cell() {
-            return false;
-        }
-        // After a bounded time the interpreter's own event loop gets a chance.
-        if self.state.stack.is_empty()
-            && !open.turn.is_standing()
-            && open.opened_at.elapsed() > self.language.turn.max()
-        {
-            self.end_turn();
-            return false;
-        }
-        true
-    }
-
-    /// Index of the first queued job that may start now.
-    fn startable(&mut self) -> Option<usize> {
-        self.state.queued.retain(|queued| {
-            // Whoever said that a plugin is to leave may be gone before it has left.
-            let wanted = !queued.job.reply.is_closed() || queued.job.method == rpc::SHUTDOWN;
-            if !wanted && queued.told {
-                let mut graph = self.graph.lock().unwrap_or_else(PoisonError::into_inner);
-                graph.stop_waiting(queued.job.chain.id, &self.seat);
-            }
-            wanted
-        });
-        match self.state.stack.last() {
-            None if self.is_visited() => None,
-            None => (!self.state.queued.is_empty()).then_some(0),
-            Some(Frame::Waiting { answer: None, .. }) => {
-                let mut graph = self.graph.lock().unwrap_or_else(PoisonError::into_inner);
-                self.state.queued.iter_mut().position(|queued| {
-                    let chain = queued.job.chain.id;
-                    if graph.would_wait_for_itself(chain, &self.seat).is_some() {
-                        return true;
-                    }
-                    if !queued.told {
-                        queued.told = true;
-                        graph.wait(chain, &self.seat);
-                    }
-                    false
-                })
-            }
-            Some(_) => {
-                let mut graph = self.graph.lock().unwrap_or_else(PoisonError::into_inner);
-                for queued in self.state.queued.iter_mut().filter(|queued| !queued.told) {
-                    queued.told = true;
-                    graph.wait(queued.job.chain.id, &self.seat);
-                }
-                None
-            }
-        }
-    }
-
-    /// Send the request at this index, and, to an idle plugin that takes several at once, those that follow it.
-    fn start(&mut self, index: usize) {
-        let most = if self.way.takes_batches && self.state.stack.is_empty() { BATCH } else { 1 };
-        let (mut jobs, mut bytes) = (Vec::new(), 0);
-        while jobs.len() < most
-            && let Some(Queued { job, .. }) = self.state.queued.get(index)
-        {
-            bytes += job.params.len();
-            if !jobs.is_empty() && (bytes > BATCH_BYTES || !rpc::may_be_batched(job.method)) {
-                break;
-            }
-            // If the kernel dies in the middle, nobody else is to answer for it.
-            if jobs.first().is_some_and(|(first, _): &(Queued, _)| !Arc::ptr_eq(&first.job.member, &job.member)) {
-                break;
-            }
-            let is_last = !rpc::may_be_batched(job.method);
-            match self.pack(&job.params) {
-                Ok(packed) => jobs.extend(self.state.queued.remove(index).map(|queued| (queued, packed))),
-                Err(error) => self.fail_queued(index, error),
-            }
-            if is_last {
-                break;
-            }
-        }
-        if !jobs.is_empty() {
-            self.start_jobs(jobs);
-        }
-    }
-
-    /// The first is served first, so it is on top of the stack.
-    fn start_jobs(&mut self, jobs: Vec<(Queued, (Option<String>, Held))>) {
-        match jobs.first() {
-            Some((Queued { job, .. }, _)) if self.state.stack.is_empty() => {
-                self.prints.begin(&job.member, jobs.iter().map(|(queued, _)| queued.job.count).sum());
-                self.clean_now_and_then();
-            }
-            Some((Queued { job, .. }, _)) if job.member.space.is_some() => self.prints.belong_to(&job.member),
-            _ => {}
-        }
-        let mut message = String::new();
-        let first = self.state.next_id + 1;
-        let pickled = match &jobs[..] {
-            [(Queued { job, .. }, (None, _))] if self.way.takes_pickles => {
-                rpc::pickle::write_request(first, job.method, &job.params)
-            }
-            _ => None,
-        };
-        for (id, (Queued { job, .. }, (params, _))) in (first..).zip(&jobs) {
-            if jobs.len() > 1 {
-                message.push(if id == first { '[' } else { ',' });
-            }
-            if pickled.is_none() {
-                rpc::write_request(&mut message, id, job.method, params.as_ref().unwrap_or(&job.params));
-            }
-            self.state.next_id = id;
-        }
-        if jobs.len() > 1 {
-            message.push(']');
-        }
-        {
-            let mut graph = self.graph.lock().unwrap_or_else(PoisonError::into_inner);
-            let last = self.state.next_id;
-            for (id, (Queued { job, told }, (_, held))) in (first..=last).rev().zip(jobs.into_iter().rev()) {
-                if told {
-                    graph.stop_waiting(job.chain.id, &self.seat);
-                }
-                graph.push(&self.seat, job.chain.id);
-                self.state.stack.push(Frame::Serving {
-                    id,
-                    member: job.member,
-                    chain: job.chain,
-                    deadline: job.deadline,
-                    reply: Some(job.reply),
-                    is_patient: job.method == rpc::SERIES,
-                    fate: Fate::Running,
-                    _params: held,
-                    answer: Held::default(),
-                });
-            }
-        }
-        match pickled {
-            Some(pickled) => self.send(Message::Pickle(pickled)),
-            None => self.send(Message::Json(message)),
-        }
-    }
-
-    /// Some interpreters cannot take what is too long: Octave's terminal needs minutes for 10 MB.
-    fn too_large(&self, size_bytes: usize) -> Option<RpcError> {
-        let limits = &self.language.limits;
-        let (limit, hint) = match self.way.carrier {
-            Carrier::Pipe => (limits.pipe_value_bytes, "put the value into the store and pass its key"),
-            Carrier::Jupyter => (
-                limits.jupyter_value_bytes,
-                "use `carrier = \"pipe\"`, or put the value into the store and pass its key",
-            ),
-        };
-        let limit = limit.filter(|limit| size_bytes as u64 > *limit)?;
-        let (language, carrier) = (&self.language.name, self.way.carrier);
-        let message = format!(
-            "{size_bytes} bytes are more than the {limit} that `{language}` takes over carrier `{carrier}`; {hint}"
-        );
-        Some(RpcError::new(ErrorKind::Invalid, message))
-    }
-
     fn send(&mut self, message: Message) {
         let Some(open) = &mut self.state.turn else { return };
         if let Phase::Ready { idle_since } = &mut open.phase {
@@ -545,58 +365,6 @@ impl Actor {
         if let Err(error) = open.turn.send(message) {
             // The turn itself reports it next.
             tracing::warn!(plugin = &*self.name, %error, "message not sent");
-        }
-    }
-
-    async fn open_turn(&mut self) {
-        let opened = async {
-            if let Some(mut open) = self.state.turn.take() {
-                open.turn.begin(self.knock().await?);
-                return Ok(open.turn);
-            }
-            let prepared = Turn::prepare(self.way.carrier, self.client.folder(), self.limit_bytes)?;
-            Ok::<_, TurnError>(prepared.open(self.knock().await?, self.way.activation))
-        };
-        match opened.await {
-            Ok(turn) => {
-                self.state.turn = Some(OpenTurn { turn, phase: Phase::Opening, opened_at: Instant::now() });
-            }
-            Err(error) => self.turn_failed(error).await,
-        }
-    }
-
-    /// Send what opens a turn.
-    async fn knock(&mut self) -> Result<Execution, ClientError> {
-        let (turn, Way { carrier, activation, is_async, .. }) = (&self.language.turn, self.way);
-        let code = match (activation, carrier) {
-            (Activation::Comm, _) => {
-                return self.client.message_comm(turn.comm.as_deref().unwrap_or_default()).await;
-            }
-            (Activation::Loop, _) => turn.standing.as_ref(),
-            (Activation::Thread, _) => turn.thread.as_ref(),
-            (Activation::Execute, Carrier::Pipe) => {
-                turn.pipe_async.as_ref().filter(|_| is_async).or(turn.pipe.as_ref())
-            }
-            (Activation::Execute, Carrier::Jupyter) => {
-                turn.jupyter_async.as_ref().filter(|_| is_async).or(turn.jupyter.as_ref())
-            }
-        };
-        let request = ExecuteRequest {
-            silent: turn.silent,
-            allow_stdin: carrier == Carrier::Jupyter,
-            ..ExecuteRequest::new(code.cloned().unwrap_or_default())
-        };
-        self.client.execute_turn(&request).await
-    }
-
-    fn end_turn(&mut self) {
-        if let Some(open) = &mut self.state.turn
-            && matches!(open.phase, Phase::Ready { .. })
-            && self.state.stack.is_empty()
-        {
-            open.phase = Phase::Ending { since: Instant::now() };
-            // If it cannot be sent, the turn reports it next.
-            let _ = open.turn.send(Message::Json(rpc::notification("end")));
         }
     }
 

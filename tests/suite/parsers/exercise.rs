@@ -11,7 +11,7 @@ use kernelbridge::{
     language::Language,
     manifest::Manifest,
     notebook::Notebook,
-    rpc::{Attach, Inbound, Message, Plea, take_frame},
+    rpc::{Attach, Done, Inbound, Message, Plea, take_frame},
     zmtp::{Command, Decoder, Item, Limits, ProtocolError, encode, encode_command, take_greeting},
 };
 use serde_json::{Value, value::RawValue};
@@ -95,6 +95,37 @@ pub fn rpc(bytes: &[u8]) -> bool {
     }
     link(bytes);
     accepted
+}
+
+/// What a shim answers to a batch of events, or to a table: how many there were, the answer, and the bytes that it names,
+/// with a zero byte between each two.
+pub fn answer(bytes: &[u8]) -> bool {
+    let mut parts = bytes.splitn(3, |byte| *byte == 0);
+    let mut part = || parts.next().unwrap_or_default();
+    let (count, json, named) = (part(), part(), Bytes::copy_from_slice(part()));
+    let count = from_utf8(count).ok().and_then(|count| count.parse().ok()).unwrap_or(2_usize);
+    let Ok(answer) = serde_json::from_slice::<Box<RawValue>>(json) else { return false };
+    #[cfg(feature = "arrow")]
+    match kernelbridge::table::unpack(&answer, named.clone(), count) {
+        Ok(table) => assert_eq!(table.num_rows(), count),
+        Err(error) => drop(says_why(&error)),
+    }
+    match Done::read(&answer, count, |_| Ok(named)) {
+        Ok(Done::All(results)) => {
+            // That many rows of nothing cost nothing else to say.
+            if count <= 1 << 16 {
+                let rows = results.rows(count);
+                assert_eq!(rows.len(), count);
+                assert!(rows.iter().all(|row| serde_json::from_str::<&RawValue>(row.get()).is_ok()));
+            }
+            true
+        }
+        Ok(Done::Each(outcomes)) => outcomes.len() == count,
+        Err(error) => {
+            assert!(!error.message.is_empty());
+            false
+        }
+    }
 }
 
 /// The same as what a peer of a link sends.
