@@ -474,6 +474,10 @@ pub struct HostsArgs {
                         Tab completes, `name?` inspects, `:state` tells how the plugin is doing, Ctrl-D ends.\n\
                         A host that was started without --allow-console lets you complete, inspect and see the state, but \
                         run nothing.\n\
+                        Images are saved, and PNGs are shown as well if stdout is a terminal that can: by kitty's graphics \
+                        protocol (kitty, Ghostty), iTerm2's (also WezTerm) or sixel (foot, Konsole, xterm -ti vt340, \
+                        tmux and others). The terminal is known by its environment, else it is asked once, at the \
+                        beginning; --images says it if both fail.\n\
                         Exit status 1: the code failed."
 )]
 pub struct ConsoleArgs {
@@ -488,6 +492,24 @@ pub struct ConsoleArgs {
     /// Save plots and other images into this folder.
     #[arg(long, value_name = "DIR", default_value = ".", value_hint = ValueHint::DirPath)]
     pub outputs: PathBuf,
+    /// How the terminal shows images.
+    #[arg(long, value_enum, value_name = "HOW", default_value = "auto")]
+    pub images: ShowImages,
+}
+
+/// How a terminal shows images.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, clap::ValueEnum)]
+pub enum ShowImages {
+    /// As its environment or, if that says nothing, the terminal itself says.
+    Auto,
+    /// By kitty's graphics protocol.
+    Kitty,
+    /// As iTerm2 does.
+    Iterm,
+    /// By sixels.
+    Sixel,
+    /// Not at all: they are saved only.
+    Off,
 }
 
 /// `kernelbridge record`

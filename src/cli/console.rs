@@ -1,6 +1,7 @@
 //! `kernelbridge console`: a prompt in the interpreter of a plugin that runs.
 
 mod prompt;
+mod screen;
 
 use std::{
     io::{IsTerminal, Read, Write, stderr, stdin, stdout},
@@ -13,6 +14,7 @@ use anyhow::Context;
 use serde::Deserialize;
 use serde_json::{Map, Value, json, value::RawValue};
 
+use self::screen::Screen;
 use crate::{
     cli::{Ending, args::ConsoleArgs, printer::Images, run::Interrupts},
     link::{Address, Link, Requests, Wanted},
@@ -30,6 +32,7 @@ struct Console {
     link: Link,
     requests: Requests,
     images: Images,
+    screen: Screen,
     interrupts: Interrupts,
 }
 
@@ -57,17 +60,19 @@ enum Shown {
 
 /// Run code, or prompt for it.
 pub async fn console(args: ConsoleArgs) -> anyhow::Result<Ending> {
-    let ConsoleArgs { plugin, host, code, outputs } = args;
+    let ConsoleArgs { plugin, host, code, outputs, images: how } = args;
     let (link, requests) = Link::connect(&Address::find(host.as_deref())?).await?;
     let name = format!("console {}", std::process::id());
     let attach = Attach { mode: Mode::Console, plugin: Some(plugin.clone()), name, ..Attach::default() };
     let attached = link.attach(attach).await?;
     let mut images = Images::new(&outputs)?;
     images.is_careful = true;
-    let mut console = Console { plugin: plugin.into(), link, requests, images, interrupts: Interrupts::new()? };
+    let interrupts = Interrupts::new()?;
+    let (screen, typed) = Screen::find(how).await;
+    let mut console = Console { plugin: plugin.into(), link, requests, images, screen, interrupts };
     let code = match code {
         Some(code) => code,
-        None if stdin().is_terminal() => return prompt::run(console, &attached).await,
+        None if stdin().is_terminal() => return prompt::run(console, &attached, typed).await,
         None => {
             let read = tokio::task::spawn_blocking(|| {
                 let mut code = String::new();
@@ -151,21 +156,39 @@ impl Console {
                 print!("{text}");
                 stdout().flush()?;
             }
-            Shown::Display { data } => {
-                let is_image = self.images.save(&self.plugin, &data)?;
-                match (data.get("text/plain").and_then(Value::as_str), self.images.saved.last()) {
-                    (_, Some(path)) if is_image => println!("saved {}", display(path)),
-                    (Some(text), _) => println!("{text}"),
-                    _ => {
-                        let kinds: Vec<&str> = data.keys().map(String::as_str).collect();
-                        println!("[{}]", kinds.join(", "));
-                    }
-                }
-            }
+            Shown::Display { data } => return self.display(&data),
             Shown::Error { ename, evalue, traceback } => {
                 stdout().flush()?;
                 show_error(&ename, &evalue, &traceback);
                 return Ok(true);
+            }
+        }
+        Ok(false)
+    }
+
+    /// Show what is more than text; says whether it is an error.
+    fn display(&mut self, data: &Map<String, Value>) -> anyhow::Result<bool> {
+        let saved = match self.images.save(&self.plugin, data) {
+            Ok(saved) => saved,
+            // The next one may be better.
+            Err(error) => {
+                eprintln!("error: {error:#}");
+                return Ok(true);
+            }
+        };
+        match (saved, data.get("text/plain").and_then(Value::as_str)) {
+            (Some(image), _) => {
+                if image.mime == "image/png"
+                    && let Err(error) = self.screen.show(&image.bytes)
+                {
+                    eprintln!("warning: the image is saved, but not shown: {error:#}");
+                }
+                println!("saved {}", display(&image.path));
+            }
+            (None, Some(text)) => println!("{text}"),
+            (None, None) => {
+                let kinds: Vec<&str> = data.keys().map(String::as_str).collect();
+                println!("[{}]", kinds.join(", "));
             }
         }
         Ok(false)

@@ -40,6 +40,16 @@ pub struct Images {
     pub saved: Vec<PathBuf>,
 }
 
+/// An image that was saved.
+pub struct Image {
+    /// Where it is.
+    pub path: PathBuf,
+    /// What it was said to be.
+    pub mime: &'static str,
+    /// What is in the file.
+    pub bytes: Vec<u8>,
+}
+
 impl Images {
     /// Into this folder, which is made if it is not there.
     pub fn new(dir: &Path) -> anyhow::Result<Self> {
@@ -52,7 +62,7 @@ impl Images {
         &mut self,
         plugin: &Arc<str>,
         data: &serde_json::Map<String, serde_json::Value>,
-    ) -> anyhow::Result<bool> {
+    ) -> anyhow::Result<Option<Image>> {
         let kinds = [("image/png", "png"), ("image/jpeg", "jpg"), ("image/svg+xml", "svg")];
         for (mime, extension) in kinds {
             let Some(text) = data.get(mime).and_then(|value| value.as_str()) else { continue };
@@ -71,11 +81,11 @@ impl Images {
                     break path;
                 }
             };
-            std::fs::write(&path, bytes).with_context(|| format!("cannot write {}", path.display()))?;
-            self.saved.push(path);
-            return Ok(true);
+            std::fs::write(&path, &bytes).with_context(|| format!("cannot write {}", path.display()))?;
+            self.saved.push(path.clone());
+            return Ok(Some(Image { path, mime, bytes }));
         }
-        Ok(false)
+        Ok(None)
     }
 }
 
@@ -273,7 +283,7 @@ impl Printer {
             }
             PluginNews::Output(Output::Display { data, .. }) => {
                 let saved = match &mut self.images {
-                    Some(images) => images.save(plugin, &data)?,
+                    Some(images) => images.save(plugin, &data)?.is_some(),
                     None => false,
                 };
                 match data.get("text/plain").and_then(|text| text.as_str()) {

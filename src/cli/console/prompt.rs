@@ -47,10 +47,10 @@ enum Typed {
     End,
 }
 
-/// Prompt until the user ends it, or the host does.
-pub async fn run(mut console: Console, attached: &Attached) -> anyhow::Result<Ending> {
+/// Prompt until the user ends it, or the host does. What was typed before stands at the first prompt.
+pub async fn run(mut console: Console, attached: &Attached, typed: String) -> anyhow::Result<Ending> {
     eprintln!("{}", greeting(&console.plugin, attached));
-    let reader = Reader::start(format!("{}> ", console.plugin), console.link.clone());
+    let reader = Reader::start(format!("{}> ", console.plugin), console.link.clone(), typed);
     loop {
         let line = tokio::select! {
             typed = reader.next() => match typed? {
@@ -95,7 +95,7 @@ fn inspected(line: &str) -> Option<(&str, u8)> {
 struct Reader(mpsc::Sender<oneshot::Sender<rustyline::Result<String>>>);
 
 impl Reader {
-    fn start(prompt: String, link: Link) -> Self {
+    fn start(prompt: String, link: Link, mut typed: String) -> Self {
         let (wants, wanted) = mpsc::channel::<oneshot::Sender<rustyline::Result<String>>>();
         let asker = Asker { link, runtime: Handle::current(), answers: Arc::new(AtomicBool::new(true)) };
         // It ends with the program, or when nobody wants another line.
@@ -106,7 +106,7 @@ impl Reader {
             };
             editor.set_helper(Some(asker));
             while let Ok(reply) = wanted.recv() {
-                let line = editor.readline(&prompt);
+                let line = editor.readline_with_initial(&prompt, (&std::mem::take(&mut typed), ""));
                 if let Ok(line) = &line {
                     // A history that is full drops the oldest.
                     let _ = editor.add_history_entry(line.as_str());

@@ -2,6 +2,7 @@
 
 use std::time::Duration;
 
+use base64::{Engine, prelude::BASE64_STANDARD};
 use serde_json::{Value, json};
 
 use super::{Desk, Running, one_at_a_time};
@@ -16,14 +17,36 @@ def rate(event):
     return len(seen)
 "#;
 
+/// Shows a PNG of its own making, or a part of one.
+const PAINTER: &str = r#"
+import struct, zlib
+from IPython.display import Image, display
+
+def chunk(kind, data):
+    return struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data))
+
+def plot(width=120, height=80, end=None):
+    rows = b"".join(bytes([0, *(v for x in range(120) for v in (x * 2, y * 3, x * y % 256))]) for y in range(80))
+    head = struct.pack(">IIBBBBB", width, height, 8, 2, 0, 0, 0)
+    png = b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", head) + chunk(b"IDAT", zlib.compress(rows)) + chunk(b"IEND", b"")
+    display(Image(data=png[:end], format="png"))
+
+@bridge.on("quake.*")
+def paint(event):
+    plot()
+"#;
+
 /// Types what is between `|` at a console, each when the one before was answered by a prompt or by nothing for a while.
+/// It answers, if it is told how, when it is asked what it is.
 const TERMINAL: &str = r#"
 import os, pty, select, sys, time
-program, typed = sys.argv[1:]
+program, typed, answer, *args = sys.argv[1:]
 child, terminal = pty.fork()
 if child == 0:
+    for name in ("TERM_PROGRAM", "LC_TERMINAL", "KITTY_WINDOW_ID", "SSH_CONNECTION", "SSH_TTY", "TMUX", "STY", "ZELLIJ"):
+        os.environ.pop(name, None)
     os.environ["TERM"] = "xterm"
-    os.execv(program, [program, "console", "counter"])
+    os.execv(program, [program, "console", "counter", *args])
 def read():
     said = b""
     until = time.time() + 30
@@ -38,6 +61,8 @@ def read():
             break
         if not piece:
             break
+        if b"\x1b[c" in piece:
+            os.write(terminal, answer.encode().decode("unicode_escape").encode())
         said += piece
     return said
 shown = read()
@@ -176,12 +201,8 @@ fn a_console_runs_code_where_events_are_served_and_they_wait_for_it() {
     running.write("{\"n\":4}\n");
     running.wait_for("it is handled", |desk| desk.lines("out.ndjson").len() == 4);
 
-    // At a terminal.
-    let mut prompt = std::process::Command::new("python3");
     let typed = "6*7\\n|len?\\n|:state\\n|seen.app\\t(8)\\n|seen[-1]\\n|\\x04";
-    prompt.args(["-c", TERMINAL, super::PROGRAM, typed]).current_dir(desk.path("")).envs(desk.env.iter().cloned());
-    prompt.env(super::MARK, &desk.mark).stdout(std::process::Stdio::piped()).stderr(std::process::Stdio::piped());
-    let shown = super::Ended::of(prompt.spawn().expect("starts")).with(0).out;
+    let shown = at_a_terminal(&desk, "", typed, &[]);
     for expected in
         ["Tab completes", "42", "Return the number of items", "state: ready (process_id ", "> seen.append", "\n8"]
     {
@@ -189,6 +210,65 @@ fn a_console_runs_code_where_events_are_served_and_they_wait_for_it() {
     }
     let summary = running.end().with(0);
     assert!(!summary.err.contains("kernel gone") && !summary.err.contains("restarts"), "{}", summary.err);
+    desk.leaves_nothing();
+}
+
+/// What a console shows at a terminal that answers so.
+#[track_caller]
+fn at_a_terminal(desk: &Desk, answer: &str, typed: &str, args: &[&str]) -> String {
+    let mut prompt = std::process::Command::new("python3");
+    prompt.args(["-c", TERMINAL, super::PROGRAM, typed, answer]).args(args).current_dir(desk.path(""));
+    prompt.envs(desk.env.iter().cloned()).env(super::MARK, &desk.mark);
+    prompt.stdout(std::process::Stdio::piped()).stderr(std::process::Stdio::piped());
+    super::Ended::of(prompt.spawn().expect("starts")).with(0).out
+}
+
+#[test]
+fn a_console_shows_images_where_the_terminal_does() {
+    if !Installed::look().has("python") {
+        return;
+    }
+    let _kernels = one_at_a_time();
+    let desk = Desk::new();
+    desk.python("counter", "", PAINTER);
+    let running = host(&desk, &["--listen", "--allow-console"]);
+
+    // A terminal that says nothing; and no terminal, whatever is said of it.
+    let shown = at_a_terminal(&desk, "", "plot()\\n|\\x04", &[]);
+    assert!(shown.contains("saved counter-1.png"), "{shown}");
+    assert!(!["\u{1b}_G", "\u{1b}P", "\u{1b}]1337"].iter().any(|start| shown.contains(start)), "{shown}");
+    let ended = desk.run(&["console", "counter", "--images", "kitty", "-c", "plot()"]).with(0);
+    assert_eq!(ended.out, "saved counter-2.png\n");
+
+    // One that the user knows, with images that are none among others: none ends the console.
+    let images = "plot(); plot(end=60); plot(40000, 40000); display({'image/png': '%'}, raw=True)";
+    let typed = format!("{images}\\n|6*7\\n|\\x04");
+    let shown = at_a_terminal(&desk, "", &typed, &["--images", "kitty", "--outputs", "kitty"]);
+    let pieces: Vec<_> = shown.split("\u{1b}_G").skip(1).filter_map(|piece| piece.split_once("\u{1b}\\")).collect();
+    let sent: String = pieces.iter().filter_map(|(piece, _)| piece.split_once(';')).map(|(_, data)| data).collect();
+    let saved = std::fs::read(desk.path("kitty/counter-1.png")).expect("an image");
+    assert!(saved.len() > 6000, "{} bytes are more than one piece", saved.len());
+    assert_eq!(BASE64_STANDARD.decode(sent).expect("base64"), saved);
+    for expected in [
+        "saved kitty/counter-1.png",
+        "warning: the image is saved, but not shown: it is a broken PNG: ",
+        "saved kitty/counter-2.png",
+        "not shown: it says that it has 40000 x 40000 pixels",
+        "saved kitty/counter-3.png",
+        "error: plugin `counter` showed a broken image/png: ",
+        "\n42\r",
+    ] {
+        assert!(shown.contains(expected), "no {expected} in {shown}");
+    }
+
+    // One that says so; what is typed while it does stands at the prompt.
+    let shown = at_a_terminal(&desk, "6*\\x1b[?1;0;16S\\x1b[?62;4c7", "\\n|plot()\\n|\\x04", &[]);
+    let (before, sixel) = shown.split_once("\u{1b}P9;1;0q\"1;1;120;80#0;2;").expect("sixels");
+    let (sixel, after) = sixel.split_once("\u{1b}\\").expect("their end");
+    assert!(before.contains("\n42\r"), "{before}");
+    assert!(sixel.contains("#15;2;") && !sixel.contains("#16"), "as many colours as it has");
+    assert!(after.contains("saved counter-3.png"), "{after}");
+    running.end().with(0);
     desk.leaves_nothing();
 }
 
