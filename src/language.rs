@@ -93,7 +93,8 @@ pub enum Activation {
     Execute,
     /// A `comm_msg` does, where that costs the kernel less.
     Comm,
-    /// The interpreter's own event loop watches the pipes; between two requests the kernel is idle.
+    /// The interpreter's own event loop watches the pipes, or a thread where it has none; between two requests the kernel is
+    /// idle.
     Loop,
     /// A thread of the interpreter's waits at the pipes, also while a cell runs.
     Thread,
@@ -154,8 +155,8 @@ pub struct Turn {
     /// Id of the comm that the shim registers and whose handler is a turn over the FIFO pair; absent: an
     /// `execute_request` costs no more.
     pub comm: Option<String>,
-    /// Hands the FIFO pair to the interpreter's own event loop and returns; absent: the language has none that could
-    /// watch them.
+    /// Hands the FIFO pair to the interpreter's own event loop, or to a thread where it has none, and returns; absent:
+    /// the language has neither that could watch them.
     #[serde(rename = "loop")]
     pub standing: Option<String>,
     /// As `loop`, with a thread of its own that waits for messages.

@@ -1,8 +1,9 @@
 # kernelbridge's shim for Ruby: runs inside a stock IRuby kernel and serves a plugin's handlers (docs/protocol.md).
 # It leaves one constant, Kernelbridge, and one method, `bridge`, which is everywhere, as `puts` is. Author code runs in
 # a module of its own, new with every load. Interrupts are masked in the shim and unmasked around author code, so that
-# neither SIGINT nor the author's own `Timeout.timeout` tears a message apart.
-%w[json securerandom set time].each { |name| require name }
+# neither SIGINT nor the author's own `Timeout.timeout` tears a message apart. A turn is served by the thread of its cell,
+# or, if it stands, by one of its own, since Ruby has no event loop; author code runs in the thread that serves.
+%w[json monitor securerandom set time].each { |name| require name }
 
 module Kernelbridge
   CODES = { "Raised" => -32000, "Cancelled" => -32003, "NotFound" => -32601, "Invalid" => -32602 }.freeze
@@ -21,6 +22,25 @@ module Kernelbridge
   class Event < Hash # whose fields are methods too
     %w[id topic time attempt chain data].each { |field| define_method(field) { self[field] } }
     def key(*value) = value.empty? ? self["key"] : super
+  end
+
+  # Of IRuby's session: its sockets, and what it signs messages with, are for one thread at a time; a message of several
+  # parts must not be torn by an interrupt; and what a standing turn prints belongs to the cell that opened the turn,
+  # whichever came since.
+  module Shared
+    LOCK = Monitor.new
+    def send(*message) = Kernelbridge.masked { LOCK.synchronize { super(*message) } }
+    def cell = JSON.generate(@last_recvd_msg[:header])
+    private
+    def sign(parts) = LOCK.synchronize { super(parts) }
+    def serialize(*message)
+      *rest, _, header, parent, metadata, content = super
+      parts = [header, Kernelbridge.opened_by || parent, metadata, content]
+      [*rest, sign(parts), *parts]
+    end
+  end
+  module Forks # a child of author code's has no host, and must not hold the pipe of ours open
+    def _fork = super.tap { |child| Kernelbridge.leave if child == 0 }
   end
 
   # ---- Carriers. Ruby opens files close-on-exec and ignores SIGPIPE.
@@ -55,26 +75,25 @@ module Kernelbridge
   end
 
   # The last ids of the host's requests and of ours; until when no notification goes alone; those not yet sent.
-  @served, @asked, @quiet, @notes, @ended = 0, 0, 0, [], true
+  # depth: how many of the host's requests are served, one in the middle of the other; is_busy: a cell runs.
+  @served, @asked, @quiet, @notes, @ended, @depth = 0, 0, 0, [], true, 0
   class << self
     attr_reader :config, :plugin
     def turn(via)
-      masked do
-        keyboard, @thread, @ended = $stdin, Thread.current, false
-        interrupt = trap("INT") { @thread.raise(Interrupt, "interrupted by the host") }
-        @carrier, $stdin = (via == "pipe" ? Pipe : Stdin).new, Keyboard.new
-        transmit('{"jsonrpc":"2.0","method":"ready"}')
-        while (message = receive(0))
-          forget_interrupts # those that came too late for the handler they were meant for
-          serve(message)
-        end
-      ensure
-        @carrier&.close
-        @carrier, @ended, $stdin = nil, true, keyboard
-        trap("INT", interrupt || "DEFAULT")
-        forget_interrupts
-      end
+      @cell = nil
+      masked { attend((via == "pipe" ? Pipe : Stdin).new) }
       nil
+    end
+    def stand # a turn that goes on after its cell; the thread is masked as we are
+      @cell = @session&.cell
+      masked { Pipe.new.then { |pipe| Thread.new { attend(pipe) } } }
+      nil
+    end
+    def opened_by = (@cell if Thread.current == @thread)
+    def masked(&block) = Thread.handle_interrupt(Exception => :never, &block)
+    def leave # the turn, without a word
+      carrier, @carrier, @ended = @carrier, nil, true
+      carrier&.close
     end
     def request(method, params) # and serve the host until it answers: whoever waits, serves
       raise Error.new("Cancelled", "no turn is open here: calls belong inside a handler, in its thread") unless in_turn?
@@ -108,6 +127,25 @@ module Kernelbridge
       string.encode(Encoding::UTF_8, invalid: :replace, undef: :replace).scrub
     end
     private
+    def attend(carrier)
+      @carrier, @thread, @ended, @depth, keyboard, $stdin = carrier, Thread.current, false, 0, $stdin, Keyboard.new
+      interrupt = trap("INT") { interrupted }
+      transmit('{"jsonrpc":"2.0","method":"ready"}')
+      while (message = receive(0))
+        forget_interrupts # those that came too late for the handler they were meant for
+        serve(message)
+      end
+    ensure
+      $stdin = keyboard
+      trap("INT", interrupt || "DEFAULT")
+      leave # now, because a host that sees the pipe closed may open another turn
+      forget_interrupts
+    end
+    def interrupted # told in the main thread, which runs signal handlers, or a cell of somebody's, or waits for one
+      thread = @depth > 0 ? @thread : @is_busy && Thread.main
+      thread&.raise(Interrupt, "interrupted by the host")
+    end
+
     # ---- Values
     def encode(value) = JSON.generate(plain(value, 0), max_nesting: 0)
     def bytes?(string) = string.is_a?(Bytes) || (string.encoding == Encoding::BINARY && !string.ascii_only?)
@@ -139,8 +177,7 @@ module Kernelbridge
     end
 
     # ---- Messages
-    def masked(&block) = Thread.handle_interrupt(Object => :never, &block)
-    def unmasked(&block) = Thread.handle_interrupt(Object => :immediate, &block)
+    def unmasked(&block) = Thread.handle_interrupt(Exception => :immediate, &block)
     def clock = Process.clock_gettime(Process::CLOCK_MONOTONIC)
     def in_turn? = @carrier && Thread.current == @thread
     def forget_interrupts
@@ -173,8 +210,10 @@ module Kernelbridge
     end
     def serve(message)
       id, method, params = message.values_at("id", "method", "params")
+      @depth += 1
       outcome = method == "series" ? series(params) : outcome_of { unmasked { answer(method, params) } }
       [$stdout, $stderr].each(&:flush)
+      @depth -= 1
       transmit(%({"jsonrpc":"2.0","id":#{id},#{outcome}})) unless @ended
     end
     def outcome_of # the end of a response
@@ -264,6 +303,13 @@ module Kernelbridge
     end
   end
   reset
+  Process.singleton_class.prepend(Forks)
+  if defined?(IRuby::Kernel)
+    @session = IRuby::Kernel.instance.session.extend(Shared)
+    { pre_execute: true, post_execute: false }.each do |event, is_busy|
+      IRuby::Kernel.instance.events.register(event) { @is_busy = is_busy }
+    end
+  end
   # ---- What the author sees
   module State # values shared by the application and all its plugins, by key
     module_function

@@ -282,8 +282,13 @@ impl Printer {
                 }
             }
             PluginNews::Output(Output::Display { data, .. }) => {
-                let saved = match &mut self.images {
-                    Some(images) => images.save(plugin, &data)?.is_some(),
+                let saved = match self.images.as_mut().map(|images| images.save(plugin, &data)) {
+                    Some(Ok(saved)) => saved.is_some(),
+                    // What a plugin shows ends nobody's run.
+                    Some(Err(error)) => {
+                        self.say(&format!("error: {error:#}"));
+                        true
+                    }
                     None => false,
                 };
                 match data.get("text/plain").and_then(|text| text.as_str()) {

@@ -7,15 +7,21 @@ use std::{
     io::{BufRead, BufReader, Read, Write},
     path::Path,
     process::{Child, ChildStdin, Command, Stdio},
-    sync::mpsc::{Receiver, channel},
-    time::Duration,
+    sync::mpsc::{Receiver, TryRecvError, channel},
+    time::{Duration, Instant},
 };
 
 use kernelbridge::{
     language::Language,
     rpc::{self, ErrorKind, Inbound, Plea, RpcError},
 };
-use nix::{sys::stat::Mode, unistd::mkfifo};
+use nix::{
+    sys::{
+        signal::{Signal, kill},
+        stat::Mode,
+    },
+    unistd::{Pid, mkfifo},
+};
 use serde_json::{Value, json, value::to_raw_value};
 
 use crate::support::{is_required, root};
@@ -61,6 +67,7 @@ impl Bare {
         let mut child = Command::new(program)
             .arg(folder.join("conformance").join(format!("bare.{}", language.extension)))
             .env("KERNELBRIDGE_DIR", dir.path())
+            .envs(&language.kernel.env)
             .stdin(Stdio::piped())
             .stdout(Stdio::piped())
             .spawn()
@@ -97,9 +104,14 @@ impl Bare {
 
     /// The next `ok` or `error` line; others are what the plugin printed.
     fn reply(&self) -> String {
+        self.line(|line| line == "ok" || line.starts_with("error "))
+    }
+
+    /// The next line that is as wanted.
+    fn line(&self, is_wanted: impl Fn(&str) -> bool) -> String {
         loop {
-            let line = self.lines.recv_timeout(DEADLINE).expect("a reply");
-            if line == "ok" || line.starts_with("error ") {
+            let line = self.lines.recv_timeout(DEADLINE).expect("a line");
+            if is_wanted(&line) {
                 return line;
             }
         }
@@ -116,8 +128,70 @@ impl Bare {
         outcome
     }
 
+    /// Open a turn that goes on when its cell has ended.
+    fn stand(&mut self) {
+        let code = self.language.turn.standing.clone().expect("a standing turn");
+        self.execute(&code);
+        assert!(matches!(self.receive()[..], [Inbound::Ready]));
+        assert_eq!(self.reply(), "ok");
+    }
+
+    /// Of a standing turn.
+    fn call_standing(&mut self, name: &str, args: Value) -> Outcome {
+        self.request("call", &call(name, args))
+    }
+
+    fn interrupt(&self) {
+        kill(Pid::from_raw(self.child.id().cast_signed()), Signal::SIGINT).expect("interrupted");
+    }
+
+    /// Interrupts that come at any time end handlers, and tear no message.
+    fn is_whole_in_a_storm(&mut self) {
+        let (process, (stop, stopped)) = (Pid::from_raw(self.child.id().cast_signed()), channel::<()>());
+        let storm = std::thread::spawn(move || {
+            while matches!(stopped.try_recv(), Err(TryRecvError::Empty)) {
+                kill(process, Signal::SIGINT).expect("interrupted");
+                std::thread::sleep(Duration::from_micros(300));
+            }
+        });
+        let mut cancelled = 0;
+        for n in 0..500 {
+            match self.call_standing("add", json!([n, 1])) {
+                Ok(sum) => assert_eq!(sum, f64::from(n + 1)),
+                Err(error) => {
+                    assert_eq!(error.kind, ErrorKind::Cancelled, "{}", error.report());
+                    cancelled += 1;
+                }
+            }
+        }
+        drop(stop);
+        storm.join().expect("it ended");
+        assert!(cancelled > 0, "nothing was interrupted");
+        // The last one may still be on its way.
+        let began = Instant::now();
+        while self.call_standing("add", json!([1, 1])).is_err() {
+            assert!(began.elapsed() < DEADLINE, "it is interrupted for ever");
+        }
+    }
+
+    /// Until a process has closed its ends of the FIFOs.
+    fn wait_closed(&self, process_id: u32) {
+        let began = Instant::now();
+        let is_ours = |file: fs::DirEntry| fs::read_link(file.path()).is_ok_and(|to| to.starts_with(self.dir.path()));
+        while fs::read_dir(format!("/proc/{process_id}/fd")).expect("procfs").flatten().any(is_ours) {
+            assert!(began.elapsed() < DEADLINE, "{process_id} has the FIFOs open");
+            std::thread::sleep(Duration::from_millis(5));
+        }
+    }
+
+    fn initialize(&mut self) -> Value {
+        let plugin = json!({ "name": "conformance-ruby", "version": "0.1.0" });
+        let params = json!({ "bridge": "1", "carrier": "pipe", "plugin": plugin, "features": [], "config": { "greeting": "hello" } });
+        self.turn("initialize", params).expect("initialized")
+    }
+
     fn call(&mut self, name: &str, args: Value) -> Outcome {
-        self.turn("call", json!({ "name": name, "chain": ["call"], "args": args }))
+        self.turn("call", call(name, args))
     }
 
     fn send(&mut self, message: &str) {
@@ -129,11 +203,21 @@ impl Bare {
     }
 
     fn request(&mut self, method: &str, params: &Value) -> Outcome {
+        let mine = self.ask(method, params);
+        self.answer(mine)
+    }
+
+    /// The id of a request that is sent and not waited for.
+    fn ask(&mut self, method: &str, params: &Value) -> u64 {
         self.next_id += 1;
-        let mine = self.next_id;
         let mut message = String::new();
-        rpc::write_request(&mut message, mine, method, &serde_json::to_string(params).expect("JSON"));
+        rpc::write_request(&mut message, self.next_id, method, &serde_json::to_string(params).expect("JSON"));
         self.send(&message);
+        self.next_id
+    }
+
+    /// The answer to it; serves the plugin until then.
+    fn answer(&mut self, mine: u64) -> Outcome {
         loop {
             for message in self.receive() {
                 match message {
@@ -165,10 +249,13 @@ impl Bare {
         let key = || args[0].as_str().expect("a key").to_owned();
         Ok(match name.as_str() {
             "test.add" => json!(args[0].as_f64().expect("a number") + args[1].as_f64().expect("a number")),
+            "test.interrupt" => {
+                self.interrupt();
+                Value::Null
+            }
             "test.fail" => return Err(RpcError::new(ErrorKind::Raised, "host said no")),
             "test.nest" => {
-                let below =
-                    json!({ "name": "nest", "chain": ["call"], "args": [args[0].as_i64().expect("a number") - 1] });
+                let below = call("nest", json!([args[0].as_i64().expect("a number") - 1]));
                 json!(self.request("call", &below)?.as_i64().expect("a number") + 1)
             }
             "state.get" => self.state.get(&key()).map_or(Value::Null, |(value, _)| value.clone()),
@@ -201,6 +288,15 @@ impl Bare {
     }
 }
 
+fn call(name: &str, args: Value) -> Value {
+    json!({ "name": name, "chain": ["call"], "args": args })
+}
+
+fn event(handler: &Value, topic: &str, data: Value) -> Value {
+    json!({ "handler": handler, "id": "e1", "topic": topic, "time": "2026-01-01T00:00:00.000Z", "attempt": 1,
+            "key": null, "chain": ["e1"], "data": data })
+}
+
 impl Drop for Bare {
     fn drop(&mut self) {
         let _ = self.child.kill();
@@ -213,9 +309,7 @@ impl Drop for Bare {
 fn ruby_conforms_in_the_bare_interpreter() {
     let Some(mut bare) = Bare::start("ruby", "ruby") else { return };
     let conformance = root().join("kernelspecs/ruby/conformance");
-    let plugin = json!({ "name": "conformance-ruby", "version": "0.1.0" });
-    let initialize = json!({ "bridge": "1", "carrier": "pipe", "plugin": plugin, "features": [], "config": { "greeting": "hello" } });
-    let initialized = bare.turn("initialize", initialize).expect("initialized");
+    let initialized = bare.initialize();
     assert_eq!((&initialized["bridge"], &initialized["language"]), (&json!("1"), &json!("ruby")));
 
     let error = bare.load(&conformance.join("broken.rb")).expect_err("a syntax error");
@@ -257,10 +351,7 @@ fn ruby_conforms_in_the_bare_interpreter() {
     bare.call("emit_one", json!(["conf.out", null])).expect("emitted");
     assert_eq!(bare.emitted, ["conf.out"]);
 
-    let event = |topic: &str, data: Value| {
-        json!({ "handler": id(topic), "id": "e1", "topic": topic, "time": "2026-01-01T00:00:00.000Z", "attempt": 1,
-                "key": null, "chain": ["e1"], "data": data })
-    };
+    let event = |topic: &str, data: Value| event(&id(topic), topic, data);
     let echoed = bare.turn("event", event("conf.echo", json!({ "n": 1 }))).expect("handled");
     assert_eq!(echoed, json!({ "topic": "conf.echo", "data": { "n": 1 }, "attempt": 1 }));
     assert_eq!(bare.turn("event", event("conf.fail", json!(null))).expect_err("raised").kind, ErrorKind::Raised);
@@ -281,4 +372,70 @@ fn ruby_conforms_in_the_bare_interpreter() {
     assert_eq!(dropped, Value::Null);
     bare.turn("shutdown", json!({})).expect("shut down");
     assert_eq!(bare.state["shutdown/ruby"].0, true);
+}
+
+const STANDING: &str = r#"
+bridge.on("echo") { |event| event.data + 1 }
+bridge.export("add") { |a, b| bridge.call("test.add", a, b) }
+bridge.export("nest") { |n| n <= 0 ? 0 : bridge.call("test.nest", n) }
+bridge.export("deep") { |n| deep(n) }
+def deep(n) = n.zero? ? 0 : [n].sum { |n| deep(n - 1) + 1 }
+bridge.export("say") { |text| $stdout.puts(text); $stdout.flush; nil }
+bridge.export("spin") { say("spinning"); loop {} }
+bridge.export("rest") { say("resting"); sleep }
+bridge.export("wait") { bridge.call("test.interrupt"); sleep }
+bridge.export("open_gate") { $gate << 1; nil }
+bridge.export("child") { fork { sleep 60 } }
+bridge.export("leave") { Thread.exit }
+def say(text) = $stdout.puts(text) || $stdout.flush
+"#;
+
+#[test]
+fn ruby_is_served_without_cells_in_the_bare_interpreter() {
+    let Some(mut bare) = Bare::start("ruby", "ruby") else { return };
+    bare.initialize();
+    let cells = json!([{ "name": "plugin.rb", "source": STANDING }]);
+    let loaded = bare.turn("load", json!({ "path": null, "cells": cells })).expect("loaded");
+    let echo = loaded["handlers"][0]["id"].clone();
+    bare.execute("$gate = Queue.new");
+    assert_eq!(bare.reply(), "ok");
+
+    bare.stand();
+    assert_eq!(bare.request("event", &event(&echo, "echo", json!(1))).expect("handled"), 2);
+    assert_eq!(bare.call_standing("add", json!([2, 40])).expect("a sum"), 42.0);
+    assert_eq!(bare.call_standing("nest", json!([50])).expect("a depth"), 50);
+    assert_eq!(bare.call_standing("deep", json!([2000])).expect("the stack of a cell"), 2000);
+    bare.call_standing("say", json!(["printed by a handler"])).expect("printed");
+    bare.line(|line| line == "printed by a handler");
+
+    // Also while a cell runs; what is interrupted is the handler, wherever it is.
+    bare.execute("$gate.pop");
+    for (name, says) in [("spin", "spinning"), ("rest", "resting")] {
+        let id = bare.ask("call", &call(name, json!([])));
+        bare.line(|line| line == says);
+        bare.interrupt();
+        assert_eq!(bare.answer(id).expect_err("interrupted").kind, ErrorKind::Cancelled, "{name}");
+    }
+    assert_eq!(bare.call_standing("wait", json!([])).expect_err("interrupted").kind, ErrorKind::Cancelled);
+    assert_eq!(bare.call_standing("add", json!([1, 2])).expect("nothing is torn"), 3.0);
+    bare.call_standing("open_gate", json!([])).expect("opened");
+    assert_eq!(bare.reply(), "ok", "the cell was not interrupted");
+    bare.is_whole_in_a_storm();
+
+    // A child has no host, and keeps no turn open.
+    let child = bare.call_standing("child", json!([])).expect("a process id").as_u64().expect("a number");
+    bare.wait_closed(u32::try_from(child).expect("a process id"));
+    assert_eq!(bare.call_standing("add", json!([1, 2])).expect("the parent has one"), 3.0);
+    kill(Pid::from_raw(i32::try_from(child).expect("a process id")), Signal::SIGKILL).expect("killed");
+
+    bare.send(&rpc::notification("end"));
+    bare.wait_closed(bare.child.id());
+    assert_eq!(bare.call("add", json!([2, 3])).expect("a turn of a cell"), 5.0);
+    bare.stand();
+    assert_eq!(bare.call_standing("add", json!([3, 4])).expect("a second one"), 7.0);
+
+    // Whatever ends the thread ends the turn.
+    bare.ask("call", &call("leave", json!([])));
+    bare.wait_closed(bare.child.id());
+    assert_eq!(bare.call("add", json!([4, 5])).expect("a turn of a cell"), 9.0);
 }

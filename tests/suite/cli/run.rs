@@ -106,7 +106,7 @@ fn a_handler_that_raises_is_a_failure_line_and_status_1() {
 }
 
 #[test]
-fn images_are_saved() {
+fn images_are_saved_and_one_that_is_broken_is_told() {
     if !Installed::look().has("python") {
         return;
     }
@@ -120,6 +120,8 @@ png = base64.b64decode("iVBORw0KGgoAAAANSUhEUgAAAAEAAAABCAYAAAAfFcSJAAAADUlEQVR4
 
 @bridge.on("show")
 def show(event):
+    if event.data == 1:
+        display({"image/png": "%"}, raw=True)
     display(Image(png))
 "#;
     desk.python("painter", "", source);
@@ -130,6 +132,7 @@ def show(event):
         assert!(bytes.starts_with(b"\x89PNG\r\n\x1a\n") && bytes.len() == 70, "{} bytes", bytes.len());
         assert!(ended.err.contains(&format!("saved images/new/painter-{number}.png\n")), "{}", ended.err);
     }
+    assert!(ended.err.contains("error: plugin `painter` showed a broken image/png: "), "{}", ended.err);
     desk.leaves_nothing();
 }
 
