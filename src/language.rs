@@ -62,6 +62,9 @@ pub struct KernelspecMatch {
 pub struct Shim {
     /// File name inside the language folder.
     pub file: String,
+    /// What it has in common with another language's shim: a file of this folder (`common.js`) or of one beside it
+    /// (`../javascript/common.js`), whose text takes the place of the line of `file` that is a comment saying `#common`.
+    pub common: Option<String>,
     /// A constant that loads the shim from `$KERNELBRIDGE_DIR/<file>`; absent: the text of the shim itself is executed.
     pub bootstrap: Option<String>,
     /// It changes into the `folder` of `initialize`, so that a kernel that was started elsewhere can take a plugin.

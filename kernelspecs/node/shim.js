@@ -1,146 +1,38 @@
 // kernelbridge shim for JavaScript on Node under ijavascript: docs/protocol.md over the `pipe` carrier.
 // Runs once as a cell and leaves one name, the global `bridge`; a plugin is a module with a scope of its own.
-// Registration only tags; dispatch, JSON and errors are done here. The shim of language `javascript` is its twin: it
-// differs in the carrier `jupyter`, in how interrupts are caught, and in the section "The kernel".
+// What it shares with the shim of language `javascript` is common.js there; here are carrier, interrupts, and kernel.
 (() => {
   "use strict";
-  const [fs, vm, readline, Module, { inspect }, { pathToFileURL }, { dirname }, { spawnSync }] =
-    ["fs", "vm", "readline", "module", "util", "url", "path", "child_process"].map((name) => require(`node:${name}`));
-  const directory = process.env.KERNELBRIDGE_DIR;
-  const { AsyncLocalStorage } = process.getBuiltinModule("node:async_hooks"), storage = new AsyncLocalStorage();
-  // Plugins by space: one in space 0, or several that share the kernel. `functions` and `owners` by handler id.
-  const fresh = () => ({ tags: [], exports: new Map(), shutdowns: [], source: "", locate: (text) => text });
-  const spaces = new Map([[0, { id: 0, name: null, config: {}, ...fresh() }]]), functions = [], owners = [];
-  let current = spaces.get(0); // the one that is served
-  let cells = false; // somebody else has the kernel run code, which is no plugin's
-  /** Whose code runs: also what is left in the background, in a shared kernel. */
-  const own = () => storage.getStore() ?? current;
-  const AsyncFunction = (async () => {}).constructor;
-  const isPromise = (value) => typeof value?.then === "function";
-  const then = (value, change) => isPromise(value) ? value.then(change) : change(value);
-
-  // ---- Errors
-  const codes = { Raised: -32000, Cancelled: -32003, Deadlock: -32004, NotFound: -32601, Invalid: -32602 };
-  /** What authors catch. `cause` is the error object as received; the shim's own errors have none. */
-  class BridgeError extends Error {
-    constructor(kind, message, cause) {
-      super(message, cause && { cause });
-      Object.assign(this, { kind, data: cause?.data ?? { kind } });
-    }
-  }
-  Object.defineProperty(BridgeError.prototype, "name", { value: "BridgeError" });
-  /** The shim's own answer to a request: it keeps its kind, where an author's error becomes `Raised`. */
-  class Refusal extends BridgeError {}
-  const deadlock = () => new Refusal("Deadlock", "an async function cannot run while its plugin waits in a call");
-  const cancelled = () => new Refusal("Cancelled", "cancelled by the host");
-  function describe(thrown) {
-    if (thrown?.code === "ERR_SCRIPT_EXECUTION_INTERRUPTED") thrown = cancelled(); // what `guard` makes of SIGINT
-    const { kind, message } = thrown instanceof Refusal ? thrown : {};
-    if (kind) return { code: codes[kind], message, data: { kind, plugin: own().name } };
-    const isError = thrown instanceof Error, ename = isError ? String(thrown.name) : typeof thrown;
-    const evalue = own().locate(isError ? String(thrown.message) : inspect(thrown));
-    let remote = thrown; // an error of another plugin may escape as it is or as the cause of the author's own
-    for (let i = 0; i < 10 && remote instanceof Error && !(remote instanceof BridgeError); i++) remote = remote.cause;
-    const cause = remote instanceof BridgeError ? remote.cause : undefined;
-    const data = { kind: "Raised", ename, evalue, traceback: traceback(thrown), plugin: own().name, cause };
-    return { code: codes.Raised, message: `${ename}: ${evalue}`, data };
-  }
-  // The shim's frames bear the name of the cell it came in. Author's code begins above `invoke`.
-  const ownName = /([^\s(]+):\d+:\d+\)?$/.exec(new Error().stack.split("\n")[1])[1];
-  const isOwn = (line) => ["(", "at ", "async "].some((before) => line.includes(`${before}${ownName}:`));
-  function traceback(thrown) {
-    const lines = String(thrown?.stack ?? "").split("\n");
-    const end = lines.findIndex((line) => isOwn(line) && line.includes(" invoke "));
-    const isAuthors = (line) => line && !isOwn(line) && !/\((node:internal|node:vm|node:async_hooks|ext:)/.test(line);
-    return lines.slice(0, end < 0 ? lines.length : end).filter(isAuthors).map(own().locate);
-  }
-
-  // ---- Values: JSON, and {"$bytes": base64} for bytes, {"$blob": file or base64 chunks} for what is large or typed
-  const types = { f64: Float64Array, f32: Float32Array, i64: BigInt64Array, i32: Int32Array, i16: Int16Array,
-    i8: Int8Array, u64: BigUint64Array, u32: Uint32Array, u16: Uint16Array, u8: Uint8Array, bool: Uint8Array };
-  const typeOf = (value) => Object.keys(types).find((name) => value instanceof types[name]);
-  function hasBytes(value) { // every value goes by here, so without a list of each object's values
-    if (typeof value !== "object" || value === null) return false;
-    if (ArrayBuffer.isView(value)) return true;
-    for (const key in value) if (typeof value[key] === "object" && hasBytes(value[key])) return true;
-    return false;
-  }
-  let blobs = 0;
-  /** A file that the host takes over, or the same in chunks. An array of the host's has `shape` and `dtype`. */
-  function blobOut(view) {
-    const bytes = view instanceof Uint8Array && !view.shape, chunks = [];
-    const { buffer, byteOffset, byteLength: size, length, shape = [length], dtype = typeOf(view) } = view;
-    const data = Buffer.from(buffer, byteOffset, size), path = `${process.env.KERNELBRIDGE_BLOBS}/${++blobs}`;
-    const blob = { $blob: chunks, dtype, shape, bytes: bytes || undefined };
-    if (carrier !== pipe || size < 65536) {
-      for (let at = 0; at < size; at += 786432) chunks.push(data.toString("base64", at, Math.min(at + 786432, size)));
-      return bytes && size < 65536 ? { $bytes: chunks.join("") } : blob;
-    }
-    const file = fs.openSync(path, "wx", 0o600);
-    try {
-      for (let at = 0; at < size;) at += fs.writeSync(file, data, at);
-    } finally {
-      fs.closeSync(file);
-    }
-    return { ...blob, $blob: path };
-  }
-  function blobIn({ $blob: content, dtype, shape, bytes }) {
-    let data;
-    if (Array.isArray(content)) {
-      data = new Uint8Array(Buffer.concat(content.map((text) => Buffer.from(text, "base64"))));
-    } else {
-      const file = fs.openSync(content, "r");
-      try {
-        data = new Uint8Array(fs.fstatSync(file).size);
-        for (let at = 0, more = 1; more; at += more) more = fs.readSync(file, data, at, data.length - at, null);
-      } finally {
-        fs.closeSync(file);
-      }
-    }
-    const view = new types[dtype](data.buffer);
-    const hidden = { shape: { value: shape }, dtype: { value: dtype } };
-    return bytes ? view : Object.defineProperties(view, hidden);
-  }
-  // Buffer has a toJSON of its own, so the value itself is looked at.
-  function bytesOut(key, value) { return typeOf(this[key]) ? blobOut(this[key]) : value; }
-  const bytesIn = (_, value) => typeof value?.$bytes === "string" && Object.keys(value).length === 1
-    ? new Uint8Array(Buffer.from(value.$bytes, "base64")) : value?.$blob && value.dtype ? blobIn(value) : value;
-  const decode = (text) => JSON.parse(text, text.includes('"$b') ? bytesIn : undefined);
-  function encode(value) {
-    try {
-      const text = JSON.stringify(value, hasBytes(value) ? bytesOut : undefined) ?? "null";
-      if (!text.includes("\\ud")) return text; // half a surrogate pair, a string in JavaScript only
-      return text.replace(/\\(?:\\|ud[89a-f][0-9a-f]{2})/g, (found) => found === "\\\\" ? found : "\\ufffd");
-    } catch (error) {
-      const why = error instanceof RangeError ? "circular or nested too deep" : error.message;
-      throw new Refusal("Invalid", `this value cannot be sent: ${why}`);
-    }
-  }
+  //#common
+  const [vm, readline, Module, { dirname }, { spawnSync }] =
+    ["vm", "readline", "module", "path", "child_process"].map((name) => require(`node:${name}`));
 
   // ---- Carriers
-  const inbox = Buffer.allocUnsafe(65536); // what was read and not yet taken lies from `start` to `end`
-  let up, down, start, end;
-  const stop = (why) => { throw new Error(`kernelbridge: ${why}`); };
+  const inbox = Buffer.allocUnsafe(65536);
   function read(into, at) {
     try {
-      return fs.readSync(down, into, at, into.length - at, null) || stop("the host closed the pipe");
+      return some(fs.readSync(down, into, at, into.length - at, null));
     } catch (error) {
       for (const until = Date.now() + 50; error.code === "EINTR" && Date.now() < until;); // `guard` will end this
       throw error;
     }
   }
+  const readLater = () => new Promise((resolve, reject) =>
+    fs.read(down, inbox, 0, inbox.length, null, (error, size) => error ? reject(error) : resolve(size)));
   const fifo = (name, flags) => fs.openSync(`${directory}/${name}`, flags); // close-on-exec, as Node opens all files
-  const byte = () => (start === end && ([start, end] = [0, read(inbox, 0)]), inbox[start++]);
   const pipe = {
-    open: () => [up, down, start, end] = [fifo("to-host", "w"), fifo("to-plugin", "r"), 0, 0],
+    open() {
+      [up, down, start, end] = [fifo("to-host", "w"), fifo("to-plugin", "r"), 0, 0];
+      $$.input = input; // ijavascript makes a new `$$` for each cell
+    },
     close: () => [up, down].forEach((file) => fs.closeSync(file)),
     post(text) {
       const frame = Buffer.from(`${Buffer.byteLength(text)}\n${text}`);
       for (let written = 0; written < frame.length;) written += fs.writeSync(up, frame, written);
     },
+    note: (text) => say(text),
     next() {
-      let length = 0;
-      for (let digit; (digit = byte()) !== 10;) length = length * 10 + digit - 48;
+      const length = sizeOfFrame();
       if (length <= end - start) return inbox.toString("utf8", start, start += length);
       const body = Buffer.allocUnsafe(length);
       let have = inbox.copy(body, 0, start, end);
@@ -152,356 +44,48 @@
   const whole = (step) => (text) => (ended = "cut", text = step(text), ended = false, text);
   Object.assign(pipe, { post: whole(pipe.post), next: whole(pipe.next) });
 
-  // ---- Turns: synchronous until a handler returns a promise
-  let carrier = null, ended = false, sent = 0, taken = 0; // `sent`, `taken`: the last request ids
-  const held = []; // notifications that wait for a turn
-  const serving = []; // the ids of the requests under way, youngest last
-  // queue: requests that came together and wait. answers: responses to those before them, which go together while it is
-  // not `due` yet. quick: handlers and exports that took less than 1 ms.
-  const queue = [], answers = [], quick = new Set();
-  let due = 0;
-  let cancel, job, opened = 0; // `cancel` fails the awaited handler; `job` is what `guard` runs; `opened` counts turns
-  function open() {
-    pipe.open();
-    [carrier, ended] = [pipe, false];
-    opened++;
-    for (const list of [serving, queue, answers]) list.length = 0;
-    $$.input = input; // ijavascript makes a new `$$` for each cell
-    ['{"jsonrpc":"2.0","method":"ready"}', ...held.splice(0)].forEach(carrier.post);
-  }
-  function turn() {
-    let pending;
-    try {
-      open();
-      pending = guard(loop);
-    } finally {
-      if (!pending) release();
-    }
-    return pending && drive(pending).finally(release);
-  }
-  const drive = async (pending) => { for (; pending; pending = guard(loop)) await pending; };
-  const release = () => (carrier?.close(), carrier = null);
-  /** A turn that goes on after its cell: between two messages the kernel is idle. */
-  function stand() {
-    open();
-    void attend(opened);
-  }
-  /** What comes first is awaited; while a request is served no read is under way, and what comes is read at once. */
-  async function attend(own) {
-    try {
-      while (!ended) {
-        if (start === end && !queue.length) {
-          const size = await new Promise((resolve, reject) =>
-            fs.read(down, inbox, 0, inbox.length, null, (error, size) => error ? reject(error) : resolve(size)));
-          if (own !== opened) return;
-          [start, end] = [0, size || stop("the host closed the pipe")];
-        }
-        const pending = guard(some);
-        if (pending) await pending;
-      }
-    } catch { /* the pipe is closed, or a frame was cut off */ }
-    if (own === opened) release();
-  }
-  // An interrupt is SIGINT to this process, the kernel's child. It ends a vm script with `breakOnSigint`, busy or not,
-  // by an error thrown here. Every request runs in one, and so does the turn: the first costs 50 us, those within none.
+  // ---- Interrupts: SIGINT to this process, the kernel's child
+  // It ends a vm script with `breakOnSigint`, busy or not, by an error thrown here. Every request runs in one, and so
+  // does the turn: the first costs 50 us, those within none.
+  let job; // what `guard` runs
   const script = new vm.Script("bridge._run()", { filename: ownName });
-  const guard = (fn) => (job = fn, script.runInThisContext({ breakOnSigint: true, displayErrors: false }));
+  const guard = (work) => (job = work, script.runInThisContext({ breakOnSigint: true, displayErrors: false }));
+  for (const [name, method] of Object.entries(methods)) {
+    methods[name] = (params, mayWait) => guard(() => method(params, mayWait));
+  }
+  const isInterrupt = (thrown) => thrown?.code === "ERR_SCRIPT_EXECUTION_INTERRUPTED";
   process.on("SIGINT", () => cancel?.(cancelled())); // outside a script: a handler is awaited, or nothing runs
-
-  /** Serve until the turn ends, or until a handler has to be awaited: then the promise of its response. */
-  function loop() {
-    while (!ended) {
-      const pending = step();
-      if (pending) return pending;
-    }
-    if (ended === "cut") stop("interrupted in the middle of a frame");
-  }
-  /** As `loop`, but only what is there already. */
-  function some() {
-    do {
-      const pending = step();
-      if (pending) return pending;
-    } while (!ended && (queue.length || start < end));
-    if (ended === "cut") stop("interrupted in the middle of a frame");
-  }
-  function step() {
-    if (!queue.length) return serveNext(receive());
-    const next = queue.shift(), { handler, name = handler } = next.params;
-    if (answers.length && !quick.has(name)) say(); // it may take long
-    const began = performance.now(), pending = serve(next, true);
-    quick[!pending && performance.now() - began < 1 ? "add" : "delete"](name);
-    return pending;
-  }
-  const serveNext = (message) => message ? message.method && message.id !== undefined && serve(message, true) : step();
-  /** The next message, or nothing when requests were queued. */
-  function receive() {
-    const message = decode(carrier.next());
-    if (Array.isArray(message)) return void queue.push(...message.filter(isNew));
-    if (message.method === "end") ended = true;
-    return !message.method || message.id === undefined || isNew(message) ? message : receive();
-  }
-  const isNew = ({ id }) => id > taken && (taken = id); // else it is stale, from before an interrupt
-  function serve({ id, method, params }, mayWait) {
-    if (mayWait) serving.length = 0; // what an interrupt left there
-    serving.push(id);
-    let outcome = method === "series" ? series(params, mayWait) : attempt(method, params, mayWait);
-    if (mayWait && (isPromise(outcome) || printing())) outcome = Promise.resolve(outcome).finally(flush);
-    return then(outcome, (text) => {
-      serving.pop();
-      if (!ended) respond(`{"jsonrpc":"2.0","id":${id},${text}}`);
-    });
-  }
-  function respond(text) {
-    if (queue.length && !serving.length && performance.now() < due) answers.push(text);
-    else say(text);
-  }
-  /** After the responses that were held back. */
-  function say(text) {
-    if (queue.length) due = performance.now() + 1;
-    if (answers.length) text = `[${text === undefined ? answers.splice(0) : [...answers.splice(0), text]}]`;
-    carrier.post(text);
-  }
-  /** What came of a request, as the end of a response, or the promise of it. */
-  function attempt(method, params, mayWait) {
-    let value;
-    try {
-      if (!Object.hasOwn(methods, method)) throw new Refusal("NotFound", `no method \`${method}\``);
-      value = guard(() => methods[method](params ?? {}, mayWait));
-      if (!isPromise(value)) return result(value);
-      if (!mayWait) throw (value.then(() => {}, () => {}), deadlock()); // its late error has nobody to go to
-    } catch (thrown) {
-      return failure(thrown);
-    }
-    if (answers.length) say();
-    return new Promise((resolve, reject) => value.then(resolve, cancel = reject)).finally(() => cancel = null)
-      .then(result, failure);
-  }
-  const failure = (thrown) => result(describe(thrown), "error");
-  function result(value, key = "result") {
-    try { return `"${key}":${encode(value)}`; } catch (refusal) { return failure(refusal); }
-  }
-  /** Events one after the other, until one fails or time is up. */
-  function series({ within_ms, chain, events }, mayWait) {
-    const outcomes = [], until = performance.now() + within_ms;
-    let began;
-    function isLast(text) {
-      const now = performance.now();
-      outcomes.push(`{${text},"ms":${(now - began).toFixed(3)}}`);
-      return ended || now > until || text.startsWith('"error"');
-    }
-    function more(isOver) {
-      while (!isOver && outcomes.length < events.length) {
-        began = performance.now();
-        isOver = then(attempt("event", { ...events[outcomes.length], chain }, mayWait), isLast);
-        if (isPromise(isOver)) return isOver.then(more);
-      }
-      return `"result":{"outcomes":[${outcomes}]}`;
-    }
-    return more(false);
-  }
-  /** Ask the host and wait for its answer. Whoever waits, serves. */
-  function request(method, params) {
-    if (!carrier && cells) return inCell(() => request(method, params));
-    if (!carrier || !serving.length) throw new BridgeError("Cancelled", "no handler is running; calls belong inside one");
-    const text = encode(params), id = ++sent, caller = current;
-    if (!ended) say(`{"jsonrpc":"2.0","id":${id},"method":"${method}","params":${text}}`);
-    while (!ended) {
-      const message = receive() ?? {}, { result, error } = message;
-      if (message.method && message.id !== undefined) (serve(message, false), move(caller));
-      else if (message.id === id && error) throw new BridgeError(error.data?.kind ?? "Host", error.message, error);
-      else if (message.id === id) return result;
-    }
-    throw new BridgeError("Cancelled", "the turn is over");
-  }
-  /** Code of a cell that somebody else has the kernel run: the pipe is open for as long as it asks for something. */
-  function inCell(work) {
-    for (const list of [serving, queue, answers]) list.length = 0;
-    pipe.open();
-    [carrier, ended] = [pipe, false];
-    serving.push(0);
-    try {
-      return work();
-    } finally {
-      serving.length = 0;
-      ended = true;
-      release();
-    }
-  }
-  function notify(method, params) {
-    if (!carrier && cells) return inCell(() => notify(method, params));
-    const text = `{"jsonrpc":"2.0","method":"${method}","params":${encode({ ...params, space: own().id || undefined })}}`;
-    if (carrier && !ended) say(text);
-    else if (held.length < 1000) held.push(text); // from background code: the next turn takes it along
-  }
-
-  // ---- Methods of the host
-  const methods = {
-    initialize({ space = 0, plugin: { name }, folder, config = {}, cells: areCells = false }) {
-      cells = areCells;
-      const plugin = { id: space, ...fresh(), name, folder, config };
-      spaces.set(space, plugin);
-      move(plugin);
-      return about;
-    },
-    async load({ space = 0, path, cells }) {
-      const plugin = spaceOf(space);
-      forget(plugin);
-      move(plugin);
-      plugin.source = cells.map((cell) => cell.source).join("\n");
-      await importPlugin(path, cells);
-      return { handlers: plugin.tags, async: false }; // one constant opens every turn
-    },
-    event: ({ handler, ...event }, mayWait) => handle(handler, mayWait, event),
-    rows({ handler, count, data, chain, ...params }, mayWait) {
-      const { ids, topics, times, attempts, keys } = headOf({ count, ...params }), events = new Array(count);
-      for (let i = 0; i < count; i++) {
-        events[i] = { id: ids[i], topic: topics[i], time: times[i], attempt: attempts[i], key: keys[i], data: data[i], chain };
-      }
-      return then(handle(handler, mayWait, events), (results) => outcomes(results, count, false));
-    },
-    columns: ({ handler, columns, ...params }, mayWait) =>
-      then(handle(handler, mayWait, columns, headOf(params)), (results) => outcomes(results, params.count, true)),
-    filter: ({ handler, ...event }, mayWait) => then(handle(handler, mayWait, event), (changed) =>
-      changed ? { topic: changed.topic ?? event.topic, key: changed.key, data: changed.data } : null),
-    call: ({ space = 0, name, args }, mayWait) => invoke(spaceOf(space), spaceOf(space).exports.get(name), mayWait, ...args),
-    async shutdown({ space = 0 }) {
-      const plugin = spaces.get(space);
-      try {
-        for (const fn of plugin?.shutdowns.splice(0) ?? []) await invoke(plugin, fn, true);
-      } finally {
-        if (plugin?.id) (forget(plugin), spaces.delete(space)); // the kernel goes on without it
-      }
-    },
-  };
-  function spaceOf(space) {
-    if (!spaces.has(space)) throw new Refusal("NotFound", `no space ${space}`);
-    return spaces.get(space);
-  }
-  /** What it registered. */
-  function forget(plugin) {
-    for (const { id } of plugin.tags) functions[id] = owners[id] = undefined;
-    Object.assign(plugin, fresh());
-  }
-  /** It is served now, in its folder. */
-  function move(plugin) {
-    if (plugin !== current && plugin.folder) process.chdir(plugin.folder);
-    current = plugin;
-  }
-  /** What the events of a batch have beside their data, each made from runs of equal ones when it is asked for. */
-  function headOf({ count, ids, topics, times, attempts, keys }) {
-    const counted = ([id, first, count]) => first === undefined ? [id] : Array.from({ length: count }, (_, i) => id + (first + i));
-    const repeated = ([value, count]) => new Array(count).fill(value), head = { count };
-    for (const [name, runs] of Object.entries({ ids, topics, times, attempts, keys })) {
-      let items;
-      const get = () => items ??= runs.length === 1 && runs[0].length === 2 ? repeated(runs[0]) :
-        runs.flatMap(name === "ids" ? counted : repeated);
-      Object.defineProperty(head, name, { get, enumerable: true });
-    }
-    return head;
-  }
-  /** Of the events of a batch, in as few words as will do. */
-  function outcomes(results, count, isTable) {
-    if (Array.isArray(results) && results.length === count) {
-      if (!results.some((result) => result instanceof Error)) return { results };
-      return { outcomes: results.map((result) => result instanceof Error ? { error: describe(result) } : { result }) };
-    }
-    const columns = isTable && typeof results === "object" && results !== null ? Object.values(results) : [];
-    const fits = (column) => Array.isArray(column) && column.length === count;
-    return columns.length && columns.every(fits) ? { columns: results } : { done: count };
-  }
-  const handle = (handler, ...rest) => invoke(owners[handler], functions[handler], ...rest);
-  function invoke(plugin, fn, mayWait, ...args) {
-    if (!fn) throw new Refusal("NotFound", "no such handler or export");
-    if (!mayWait && fn instanceof AsyncFunction) throw deadlock();
-    move(plugin);
-    return plugin.id ? storage.run(plugin, fn, ...args) : fn(...args);
-  }
-
-  // ---- What authors see
-  function tag(kind, fn, more) {
-    if (typeof fn !== "function") throw new TypeError(`bridge.${kind} needs a function`);
-    const { tags } = own(), same = (other) => [other.kind, other.topic, other.name].join() === [kind, more.topic, more.name].join();
-    // In a cell that is run again: events that are on their way go to the new one.
-    const [old] = cells && tags.some(same) ? tags.splice(tags.findIndex(same), 1) : [], id = old?.id ?? functions.length;
-    [functions[id], owners[id]] = [fn, own()];
-    tags.push({ id, kind, ...more });
-    if (cells) notify("handlers", { handlers: tags });
-  }
-  /** The signature, and the JSDoc comment above the export or above the function it names. */
-  function docOf(name, fn) {
-    const [, signature = "(...)"] = /^(?:async\s*)?(?:function\b[^(]*)?(\([^()]*\)|[\w$]+(?=\s*=>))/.exec(fn) ?? [];
-    const literal = (word) => word.replace(/\W/g, "\\$&"), at = [`bridge\\.export\\(\\s*["'\`]${literal(name)}["'\`]`];
-    if (fn.name) at.push(`(?:export\\s+)?(?:async\\s+)?(?:function\\*?|const|let|var)\\s+${literal(fn.name)}\\b`);
-    const comment = new RegExp(`/\\*\\*((?:(?!\\*/)[^])*)\\*/\\s*(?:${at.join("|")})`).exec(own().source)?.[1] ?? "";
-    return `${name}${signature.replace(/^[^(].*/, "($&)")}\n${comment.replace(/^[ \t]*\*[ \t]?/gm, "").trim()}`.trim();
-  }
-  const call = (name, ...args) => request("call", { name, args });
-  const logger = (level) => [level, (message, fields) => notify("log", { level, message: String(message), fields })];
-  const stored = (key, fallback, { value, version } = call("state.read", key)) => [version ? value : fallback, version];
-  const state = {
-    get: (key, fallback = null) => stored(key, fallback)[0],
-    set: (key, value) => call("state.set", key, value),
-    delete: (key) => call("state.delete", key),
-    list: (prefix = "") => call("state.list", prefix),
-    /** With an event as `once`, it is done once for that event, however often that is delivered. */
-    update(key, change, fallback = null, once = null) {
-      for (;;) {
-        const [value, version] = stored(key, fallback), changed = change(value);
-        if (isPromise(changed)) throw new TypeError("the function given to bridge.state.update must not be async");
-        const swap = once ? call("state.once", once.id, key, version, changed) : call("state.swap", key, version, changed);
-        if (swap.swapped || swap.done) return swap.swapped ? changed : value;
-      }
-    },
-  };
-  globalThis.bridge = Object.freeze({
-    on(topic, fn, { batch = 0, columns = batch === "columns" } = {}) { // a batch of columns is as large as the manifest says
-      if (typeof batch === "string" && batch !== "columns") throw new TypeError(`batch: a number or "columns", not "${batch}"`);
-      const shape = columns ? { batch: +batch || 0, columns: "columns" } : { batch };
-      tag("on", fn, { topic, name: fn?.name || topic, ...shape });
-    },
-    filter: (topic, fn, priority = 0) => tag("filter", fn, { topic, name: fn?.name || topic, priority }),
-    export: (name, fn) => void (tag("export", fn, { name, doc: docOf(name, fn) }), own().exports.set(name, fn)),
-    emit: (topic, data = null, key = undefined) => void request("emit", { topic, data, key }),
-    log: Object.fromEntries(["debug", "info", "warn", "error"].map(logger)),
-    progress: (done, total, message) => notify("progress", { done, total, message }),
-    // Of a notebook: live events of a running host come to its handlers, as copies or instead of a plugin's.
-    connect: ({ host = null, replace = null } = {}) => call("host.connect", { host, replace }),
-    disconnect: () => void call("host.disconnect"),
-    on_shutdown: (fn) => void own().shutdowns.push(fn),
-    get config() { return own().config; },
-    call, state, Error: BridgeError, _turn: turn, _loop: stand, _run: () => job(),
-  });
+  const watch = () => {}, unwatch = watch; // SIGINT says it all
+  const unsent = null; // the turn goes on, and so does a series
 
   // ---- The kernel
   const interpreter = `Node ${process.versions.node}, V8 ${process.versions.v8}`;
-  const about = { bridge: "1", language: "node", interpreter, features: ["batch", "blob", "series", "rows", "columns", "shared"] };
+  const features = ["batch", "blob", "series", "rows", "columns", "shared"];
+  const about = () => ({ bridge: "1", language: "node", interpreter, features });
   function compile(source, filename) {
     const module = Object.assign(new Module(filename), { filename, paths: Module._nodeModulePaths(dirname(filename)) });
     module._compile(source, filename);
     return module.exports;
   }
   const importModule = compile("module.exports = (url) => import(url)", __filename); // a cell has no import()
-  let loads = 0;
-  /** A file is imported from where it lies, so that its own imports work; notebook cells become one CommonJS module. */
-  async function importPlugin(path, cells) {
-    const query = `?load=${++loads}`; // Node loads an ES module once for each URL, a CommonJS module once
-    own().locate = (text) => text.replaceAll(query, "");
-    if (path && cells.length === 1 && fs.existsSync(path) && fs.readFileSync(path, "utf8") === cells[0].source) {
-      delete require.cache[fs.realpathSync(path)];
-      return importModule(pathToFileURL(path) + query).catch((error) => {
-        if (!(error instanceof SyntaxError) || error.stack.includes(path)) throw error;
-        const { stderr } = spawnSync(process.execPath, ["--check", path]); // else nobody tells an ES module's line
-        throw Object.assign(error, { stack: String(stderr).split("\n    at ")[0] });
-      });
-    }
-    const lines = cells.flatMap(({ name, source }) => source.split("\n").map((_, i) => `${name}:${i + 1}`));
-    const file = path ?? `${process.cwd()}/notebook`, place = new RegExp(`${file.replace(/\W/g, "\\$&")}:(\\d+)`, "g");
-    own().locate = (text) => text.replace(place, (found, line) => lines[line - 1] ?? found);
-    compile(own().source, file);
+  function importFile(url, path) {
+    delete require.cache[fs.realpathSync(path)]; // Node loads a CommonJS module once, whatever the URL
+    return importModule(url).catch((error) => {
+      if (!(error instanceof SyntaxError) || error.stack.includes(path)) throw error;
+      const { stderr } = spawnSync(process.execPath, ["--check", path]); // else nobody tells an ES module's line
+      throw Object.assign(error, { stack: String(stderr).split("\n    at ")[0] });
+    });
+  }
+  /** As one CommonJS module. */
+  function importCells(source, path, locate) {
+    const file = path ?? `${process.cwd()}/notebook`;
+    locate(new RegExp(`${file.replace(/\W/g, "\\$&")}:(\\d+)`, "g"));
+    compile(source, file);
   }
   // ijavascript passes prints on from a stream that stops at 16 KiB until the event loop runs.
   const printing = () => process.stdout.writableLength + process.stderr.writableLength > 0;
   const flush = async () => { while (printing()) await new Promise(setImmediate); };
+  const flushed = (outcome) => isPromise(outcome) || printing() ? Promise.resolve(outcome).finally(flush) : outcome;
   // An author's keyboard read asks the host: this process has no keyboard.
   const input = async ({ prompt = "" } = {}, done = (_, text) => text) => done(null, call("host.input", prompt));
   for (const { prototype } of [readline.Interface, readline.promises.Interface]) {
@@ -512,9 +96,7 @@
       return typeof callback === "function" ? void callback(text) : Promise.resolve(text);
     };
   }
-  function report(thrown) {
-    const { message, data: { traceback } } = describe(thrown);
-    notify("log", { level: "error", message: `uncaught: ${message}`, fields: { traceback } });
-  }
   for (const event of ["unhandledRejection", "uncaughtException"]) process.on(event, report);
+  const entries = { _turn: () => turn(pipe), _loop: stand, _run: () => job() };
+  globalThis.bridge = Object.freeze(Object.assign(bridge, entries));
 })();

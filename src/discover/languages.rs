@@ -3,6 +3,8 @@
 //! A later one replaces an earlier one of the same name. A folder that cannot be used is a problem with path and reason,
 //! and what it would have replaced stays.
 
+mod shim;
+
 use std::{
     borrow::Cow,
     fmt, io,
@@ -201,11 +203,7 @@ impl LanguageFolder {
             let reason = format!("`name` is `{}` but the folder is `{name}`; they must be equal", language.name);
             return Err(problem(LANGUAGE_TOML, reason));
         }
-        let shim = language.shim.as_ref().map(|shim| {
-            let named = || format!("`shim.file` of {LANGUAGE_TOML} names it");
-            files.text(&shim.file).map_err(|reason| problem(&shim.file, format!("{reason}; {}", named())))
-        });
-        let shim = shim.transpose()?;
+        let shim = language.shim.as_ref().map(|shim| shim::text(shim, name, &files)).transpose()?;
         Ok(Self { language, origin, replaces: None, shim, files })
     }
 
@@ -252,6 +250,17 @@ impl Files {
             Ok(Cow::Owned(bytes)) => String::from_utf8(bytes).map(Cow::Owned).map_err(|_| "not UTF-8".to_owned()),
             Err(error) if error.kind() == io::ErrorKind::NotFound => Err("no such file".to_owned()),
             Err(error) => Err(format!("cannot be read: {error}")),
+        }
+    }
+
+    /// Those of the folder called `name` beside this one.
+    fn beside(&self, name: &str) -> Self {
+        match self {
+            Self::Embedded(_) => {
+                let folder = BUILT_IN.iter().find(|(folder, _)| *folder == name);
+                Self::Embedded(folder.map_or(&[], |(_, files)| *files))
+            }
+            Self::Dir(dir) => Self::Dir(dir.with_file_name(name)),
         }
     }
 

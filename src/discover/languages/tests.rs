@@ -97,6 +97,103 @@ fn every_broken_folder_is_a_problem_with_path_and_reason() {
 }
 
 #[test]
+fn the_common_text_of_shims_takes_the_place_of_its_line() {
+    let dir = tempfile::tempdir().expect("a folder");
+    let common = |name: &str, path: &str| toml(name, "").replace("[turn]", &format!("common = '{path}'\n[turn]"));
+    write(dir.path(), "k/a/language.toml", common("a", "parts/common.x"));
+    write(dir.path(), "k/a/shim.x", "one // no #common\n  //#common\nthree\n");
+    write(dir.path(), "k/a/parts/common.x", "two\n");
+    write(dir.path(), "k/b/language.toml", common("b", "../a/parts/common.x"));
+    write(dir.path(), "k/b/shim.x", "-- #common\nlast");
+    write(dir.path(), "k/c/language.toml", toml("c", ""));
+    write(dir.path(), "k/c/shim.x", "#common\n");
+    let root = LanguageOrigin::Named(dir.path().join("k"));
+    let texts = || {
+        let languages = load(vec![root.clone()]);
+        assert_eq!(problems(&languages, dir.path()), [""; 0]);
+        let text = |name: &str| languages.find(name).expect("found").shim_text().map(ToOwned::to_owned);
+        ["a", "b", "c"].map(text).map(Option::unwrap_or_default)
+    };
+    assert_eq!(texts(), ["one // no #common\ntwo\nthree\n", "two\nlast", "#common\n"]);
+    write(dir.path(), "k/a/parts/common.x", "2");
+    assert_eq!(texts(), ["one // no #common\n2\nthree\n", "2\nlast", "#common\n"]);
+}
+
+#[test]
+fn a_mistake_with_a_common_text_is_answered_with_file_field_and_fix() {
+    let dir = tempfile::tempdir().expect("a folder");
+    let add = |name: &str, common: &str, shim: &str| {
+        let common = toml(name, "").replace("[turn]", &format!("common = '{common}'\n[turn]"));
+        write(dir.path(), &format!("k/{name}/language.toml"), common);
+        write(dir.path(), &format!("k/{name}/shim.x"), shim);
+    };
+    write(dir.path(), "outside.x", "secret");
+    write(dir.path(), "k/outside.x", "no language's");
+    add("absolute", dir.path().join("outside.x").to_str().expect("UTF-8"), "#common");
+    add("escapes", "../../outside.x", "#common");
+    add("hides", "../hides/../../outside.x", "#common");
+    add("loose", "../outside.x", "#common");
+    add("missing", "../other/common.x", "#common");
+    add("own", "common.x", "#common");
+    add("twice", "shim.x", "#common\n//#common");
+    add("unmarked", "shim.x", "no #common");
+    let languages = load(vec![LanguageOrigin::Named(dir.path().join("k"))]);
+    let outside = |name: &str, path: &str| {
+        let fix =
+            "name a file of this folder (`common.js`) or of a language folder beside it (`../javascript/common.js`)";
+        format!("k/{name}/language.toml: `shim.common` is `{path}`; {fix}")
+    };
+    let missing = |name: &str, file: &str| {
+        let field = format!("`shim.common` of {name}/language.toml names it");
+        format!("k/{file}: no such file; {field}: put it there, or name another")
+    };
+    let marks = |name: &str, what: &str| {
+        let field = "whose place `shim.common` of language.toml (`shim.x`) takes";
+        format!("k/{name}/shim.x: {what} that is a comment saying `#common`, {field}; there must be one")
+    };
+    let expected = [
+        outside("absolute", &dir.path().join("outside.x").display().to_string()),
+        outside("escapes", "../../outside.x"),
+        outside("hides", "../hides/../../outside.x"),
+        outside("loose", "../outside.x"),
+        missing("missing", "other/common.x"),
+        missing("own", "own/common.x"),
+        marks("twice", "there are 2 lines"),
+        marks("unmarked", "there is no line"),
+    ];
+    assert_eq!(problems(&languages, dir.path()), expected);
+    assert_eq!(languages.problems[4].unusable.as_deref(), Some("missing"));
+}
+
+#[test]
+fn built_in_shims_are_those_of_the_folders() {
+    let root = Path::new(env!("CARGO_MANIFEST_DIR")).join("kernelspecs");
+    let (built_in, on_disk) = (Languages::built_in(), load(vec![LanguageOrigin::Named(root)]));
+    assert_eq!((&built_in.problems, &on_disk.problems), (&vec![], &vec![]));
+    let mut joined = 0;
+    for folder in &on_disk.folders {
+        let name = folder.language.name.as_str();
+        assert_eq!(built_in.find(name).expect("built in").shim_text(), folder.shim_text(), "{name}");
+        let Some(common) = folder.language.shim.as_ref().and_then(|shim| shim.common.as_deref()) else { continue };
+        let common = std::fs::read_to_string(folder.dir().expect("on disk").join(common)).expect("common text");
+        assert!(folder.shim_text().is_some_and(|text| text.contains(&common)), "{name}");
+        joined += 1;
+    }
+    assert_eq!(joined, 2, "Deno's and Node's");
+    const LOST: &[(&str, &[u8])] = &[
+        (
+            LANGUAGE_TOML,
+            b"name='x'\ndisplay-name='x'\nextension='x'\nkernelspec.languages=['x']\nturn.pipe='go'\n\
+            [shim]\nfile='shim.js'\ncommon='../javascript/lost.js'",
+        ),
+        ("shim.js", b"//#common"),
+    ];
+    let problem = LanguageFolder::load("x", Files::Embedded(LOST), LanguageOrigin::BuiltIn).expect_err("no such file");
+    let reason = "no such file; `shim.common` of x/language.toml names it: put it there, or name another";
+    assert_eq!((problem.path.as_path(), problem.reason.as_str()), (Path::new("(built in)/javascript/lost.js"), reason));
+}
+
+#[test]
 fn a_directory_that_was_named_must_be_there_and_be_the_right_one() {
     let dir = tempfile::tempdir().expect("a folder");
     write(dir.path(), "lua/language.toml", toml("lua", ""));
