@@ -8,8 +8,9 @@
 //   flushed                       an outcome, or the promise of it, once the prints before it are out
 //   about                         what the shim answers to `initialize`
 //   importFile, importCells       load a plugin as the kernel's modules are; cells tell `locate` where their lines appear
+const builtIn = (name) => typeof require === "function" ? require(name) : process.getBuiltinModule(name); // Node's is of 20.16
 const [fs, { Buffer }, { inspect }, { pathToFileURL }, { AsyncLocalStorage }] =
-  ["fs", "buffer", "util", "url", "async_hooks"].map((name) => process.getBuiltinModule(`node:${name}`));
+  ["fs", "buffer", "util", "url", "async_hooks"].map((name) => builtIn(`node:${name}`));
 const directory = process.env.KERNELBRIDGE_DIR, storage = new AsyncLocalStorage();
 // Plugins by space: one in space 0, or several that share the kernel. `functions` and `owners` by handler id.
 const fresh = () => ({ tags: [], exports: new Map(), shutdowns: [], source: "", locate: (text) => text });
