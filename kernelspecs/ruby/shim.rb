@@ -1,8 +1,9 @@
 # kernelbridge's shim for Ruby: runs inside a stock IRuby kernel and serves a plugin's handlers (docs/protocol.md).
 # It leaves one constant, Kernelbridge, and one method, `bridge`, which is everywhere, as `puts` is. Author code runs in
-# a module of its own, new with every load; so several plugins can share a kernel. Interrupts are masked in the shim and unmasked around author code, so that
-# neither SIGINT nor the author's own `Timeout.timeout` tears a message apart. A turn is served by the thread of its cell,
-# or, if it stands, by one of its own, since Ruby has no event loop; author code runs in the thread that serves.
+# a module of its own, new with every load, so several plugins can share a kernel. Interrupts are masked in the shim and
+# unmasked around author code, so that neither SIGINT nor the author's own `Timeout.timeout` tears a message apart. A turn
+# is served by the thread of its cell, or, if it stands, by one of its own, since Ruby has no event loop; author code runs
+# in the thread that serves.
 %w[json monitor securerandom set time].each { |name| require name }
 
 module Kernelbridge
@@ -346,7 +347,7 @@ module Kernelbridge
       forget(space)
       const_set(space.constant, space.scope)
       found_beside(space, File.dirname(params["path"])) if params["path"]
-      # In a shared kernel it is not plain of whose file a traceback speaks.
+      # In a traceback of a shared kernel, whose file is it?
       cells = params["cells"].map { |cell| [[*(space.name if space.shared?), cell["name"]].join("/"), cell["source"]] }
       space.sources.update(cells.to_h.transform_values(&:lines))
       @scope = space.scope
@@ -412,7 +413,8 @@ module Kernelbridge
   module Names # as in `rescue bridge::Error`
     Error, Event, Bytes = Kernelbridge::Error, Kernelbridge::Event, Kernelbridge::Bytes
   end
-  class Bridge < Module # all that a plugin has of its host; a function is a block, a lambda or a method (`export def f(x) ...`)
+  # All that a plugin has of its host; a function is a block, a lambda or a method (`export def f(x) ...`).
+  class Bridge < Module
     HOST = Kernelbridge
     def initialize(space)
       super()

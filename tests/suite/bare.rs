@@ -95,7 +95,8 @@ impl Bare {
         });
         let stdin = child.stdin.take().expect("piped");
         let (state, emitted, notes) = (HashMap::new(), Vec::new(), Vec::new());
-        let mut bare = Self { language, child, stdin, lines, frames, to_plugin, next_id: 0, state, emitted, notes, dir };
+        let mut bare =
+            Self { language, child, stdin, lines, frames, to_plugin, next_id: 0, state, emitted, notes, dir };
         let bootstrap = bare.language.shim.as_ref().and_then(|shim| shim.bootstrap.clone()).expect("a bootstrap");
         bare.execute(&bootstrap);
         assert_eq!(bare.reply(), "ok");

@@ -2,7 +2,7 @@
 
 use std::{fs, path::Path};
 
-use kernelbridge::rpc::{ErrorKind, RpcError};
+use kernelbridge::rpc::{self, ErrorKind, RpcError};
 use serde_json::{Value, json};
 
 use super::{Bare, Outcome, event};
@@ -15,6 +15,7 @@ WORD = bridge.config["word"]
 Wrong = Class.new(StandardError)
 class Teller # to which the plugin's own functions are not known
   def word = bridge.config["word"]
+  def copy = Marshal.load(Marshal.dump(self)) # which finds the class by its name
   def later = $later = Thread.new { $gate.pop; bridge.log.info("later") }
 end
 count = 0
@@ -22,15 +23,18 @@ def word = WORD
 def where = File.basename(Dir.pwd)
 
 # Who is it?
-bridge.export("about") { [word, Teller.new.word, bridge.plugin["name"], SIDE, where] }
+bridge.export("about") { [word, Teller.new.copy.word, bridge.plugin["name"], SIDE, where] }
 bridge.export("bump") { count += 1 }
 bridge.export("ask") { |name| [where, bridge.call(name), where, Teller.new.word] }
 bridge.export("ask_below") { |name| Dir.chdir("below") { [bridge.call(name), where] } }
 bridge.export("fail") { raise Wrong, word }
+bridge.export("constant") { Log }
 bridge.export("say") { Thread.new { bridge.log.info("said") }.join && bridge.progress(1) }
 bridge.export("later") { ($gate = Queue.new) && Teller.new.later && nil }
+bridge.export("lend") { ($lent = -> { bridge.config["word"] }) && nil }
+bridge.export("borrow") { [$lent.call, Teller.new.word] }
 bridge.export("open") { ($gate << 1) && $later.join && nil }
-bridge.on("work") { |event| [word, event.data] }
+bridge.on("work") { |event| [word, event.data, where] }
 bridge.on("batch", batch: 10) { |events| events.map { word } }
 bridge.filter("sieve") { |event| { **event, "data" => word } }
 bridge.on_shutdown { bridge.state.set("bye", [word, where]) }
@@ -54,7 +58,7 @@ impl Spaces<'_> {
     fn load(&mut self, space: u64, name: &str, source: &str) -> Result<impl Fn(&str) -> Value + use<>, RpcError> {
         let folder = self.folder.join(name);
         fs::create_dir_all(folder.join("below")).expect("a folder");
-        fs::write(folder.join("side.rb"), format!("$side = 'beside {space}'\n")).expect("written");
+        fs::write(folder.join("side.rb"), format!("$side = 'beside {space}'\nLog ||= 'of all'\n")).expect("written");
         let config = json!({ "word": format!("of {space}") });
         let plugin = json!({ "name": name, "version": "0.1.0" });
         let params = json!({ "space": space, "bridge": "1", "carrier": "pipe", "plugin": plugin, "features": [],
@@ -90,7 +94,7 @@ impl Spaces<'_> {
                 assert_eq!(self.about(space), about(space, name));
                 assert_eq!(self.call(space, "bump", json!([])).expect("answered"), round);
                 let handled = self.ask("event", event(&handler("work"), "work", json!(round))).expect("handled");
-                assert_eq!(handled, json!([of(space), round]));
+                assert_eq!(handled, json!([of(space), round, name]));
                 let sieved = self.ask("filter", event(&handler("sieve"), "sieve", json!(1))).expect("filtered");
                 assert_eq!(sieved["data"], of(space));
                 let one = event(&handler("batch"), "batch", json!(1));
@@ -103,6 +107,12 @@ impl Spaces<'_> {
             }
         }
 
+        let handled = self.ask("event", event(&handler_a("work"), "work", json!(3))).expect("handled");
+        assert_eq!(handled, json!([of(a), 3, "a"]), "after the other");
+        self.call(a, "lend", json!([])).expect("lent");
+        let told = self.call(b, "borrow", json!([])).expect("answered");
+        assert_eq!(told, json!([of(a), of(b)]), "code keeps its `bridge`");
+
         // One is served while the other waits, and one of the first in the middle of that; then each is home again.
         let told = self.call(a, "ask", json!([format!("{b}.about")])).expect("answered");
         assert_eq!(told, json!(["a", about(b, "b"), "a", of(a)]));
@@ -111,6 +121,9 @@ impl Spaces<'_> {
         let nested = self.call(a, "ask", json!([format!("{b}.ask_back")])).expect("answered");
         assert_eq!(nested, json!(["a", ["b", about(a, "a"), "b", of(b)], "a", of(a)]));
         assert_eq!(self.about(b), about(b, "b"));
+
+        // What a file beside defines is everybody's, also if the shim has something of that name.
+        assert_eq!(self.call(b, "constant", json!([])).expect("answered"), "of all");
 
         // A thread's log lines are those of the plugin that began it, whoever is served.
         self.bare.notes.clear();
@@ -138,13 +151,14 @@ impl Spaces<'_> {
         let gone = self.call(b, "bump", json!([])).expect_err("gone");
         assert_eq!(gone.kind, ErrorKind::NotFound, "{}", gone.report());
         let handled = self.ask("event", event(&handler("work"), "work", json!(1))).expect("handled");
-        assert_eq!(handled, json!([of(again), 1]));
+        assert_eq!(handled, json!([of(again), 1, "b"]));
         assert_eq!(self.call(again, "bump", json!([])).expect("answered"), 1);
         assert_eq!(self.call(a, "bump", json!([])).expect("answered"), 3);
         assert_eq!(self.about(a), about(a, "a"));
 
         // It goes also if it has no folder any more, or fails on its way.
-        let handler = self.load(first + 4, "c", "bridge.on('x') {}\nbridge.on_shutdown { raise 'not yet' }").expect("loaded");
+        let handler =
+            self.load(first + 4, "c", "bridge.on('x') {}\nbridge.on_shutdown { raise 'not yet' }").expect("loaded");
         assert_eq!(self.shut_down(first + 4).expect_err("raised").evalue, "not yet");
         let gone = self.ask("event", event(&handler("x"), "x", json!(1))).expect_err("gone");
         assert_eq!(gone.kind, ErrorKind::NotFound, "{}", gone.report());
@@ -164,7 +178,15 @@ fn ruby_keeps_plugins_apart_in_the_bare_interpreter() {
     bare.stand();
     let ask: Ask = |bare, method, params| bare.request(method, &params);
     Spaces { bare: &mut bare, ask, folder: dir.path() }.are_kept_apart(10);
-    // Plugins of cells' turns are served here, too.
-    let told = Spaces { bare: &mut bare, ask, folder: dir.path() }.about(1);
-    assert_eq!(told[0], "of 1");
+    // Whichever turn a plugin was loaded in, it is served in the other, where another thread has it from the first.
+    for space in [1, 10] {
+        let told = Spaces { bare: &mut bare, ask, folder: dir.path() }.about(space);
+        assert_eq!((&told[0], &told[1]), (&json!(format!("of {space}")), &told[0]));
+    }
+    bare.send(&rpc::notification("end"));
+    bare.wait_closed(bare.child.id());
+    for space in [10, 1] {
+        let told = Spaces { bare: &mut bare, ask: Bare::turn, folder: dir.path() }.about(space);
+        assert_eq!((&told[0], &told[1]), (&json!(format!("of {space}")), &told[0]));
+    }
 }
