@@ -1,9 +1,9 @@
 # kernelbridge's shim for Ruby: runs inside a stock IRuby kernel and serves a plugin's handlers (docs/protocol.md).
 # It leaves one constant, Kernelbridge, and one method, `bridge`, which is everywhere, as `puts` is. Author code runs in
-# a module of its own, new with every load, so several plugins can share a kernel. Interrupts are masked in the shim and
-# unmasked around author code, so that neither SIGINT nor the author's own `Timeout.timeout` tears a message apart. A turn
-# is served by the thread of its cell, or, if it stands, by one of its own, since Ruby has no event loop; author code runs
-# in the thread that serves.
+# a module of its own, new with every load, so several plugins can share a kernel. Interrupts are masked in the shim
+# and unmasked around author code, so that neither SIGINT nor the author's own `Timeout.timeout` tears a message apart.
+# A turn is served by the thread of its cell, or, if it stands, by one of its own, since Ruby has no event loop; author
+# code runs in the thread that serves.
 %w[json monitor securerandom set time].each { |name| require name }
 
 module Kernelbridge
