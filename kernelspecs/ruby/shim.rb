@@ -1,8 +1,9 @@
 # kernelbridge's shim for Ruby: runs inside a stock IRuby kernel and serves a plugin's handlers (docs/protocol.md).
 # It leaves one constant, Kernelbridge, and one method, `bridge`, which is everywhere, as `puts` is. Author code runs in
-# a module of its own, new with every load. Interrupts are masked in the shim and unmasked around author code, so that
-# neither SIGINT nor the author's own `Timeout.timeout` tears a message apart. A turn is served by the thread of its cell,
-# or, if it stands, by one of its own, since Ruby has no event loop; author code runs in the thread that serves.
+# a module of its own, new with every load, so several plugins can share a kernel. Interrupts are masked in the shim
+# and unmasked around author code, so that neither SIGINT nor the author's own `Timeout.timeout` tears a message apart.
+# A turn is served by the thread of its cell, or, if it stands, by one of its own, since Ruby has no event loop; author
+# code runs in the thread that serves.
 %w[json monitor securerandom set time].each { |name| require name }
 
 module Kernelbridge
@@ -67,6 +68,24 @@ module Kernelbridge
     def receive = @session.recv_input
     def close = nil
   end
+  # A plugin: in space 0, or one of several that share the kernel. It is also the group of the threads that work for it;
+  # threads inherit theirs, so it tells whose code asks for `bridge` where the plugin's module does not.
+  class Space < ThreadGroup
+    attr_reader :id, :bridge, :log, :scope, :tags, :exports, :farewells, :sources
+    attr_accessor :name, :plugin, :config, :folder, :home
+    def initialize(id)
+      super()
+      @id, @bridge, @log = id, Bridge.new(self), Log.new(self)
+      clear
+    end
+    def clear # of what a load brought
+      @tags, @exports, @farewells, @sources = [], {}, [], {}
+      @scope, bridge = Module.new { extend self }, @bridge # by itself: a function can be called where it is defined
+      @scope.define_singleton_method(:bridge) { bridge }
+    end
+    def constant = shared? ? :"Plugin#{id}" : :Plugin
+    def shared? = id > 0
+  end
   class Keyboard # stands in for $stdin: a plugin has no keyboard, but the host may have an answer
     def gets(*, chomp: false) = (line = bridge.call("host.input", "")) && (chomp ? line : "#{line}\n")
     def readline(...) = gets(...) || raise(EOFError, "end of file reached")
@@ -76,9 +95,9 @@ module Kernelbridge
 
   # The last ids of the host's requests and of ours; until when no notification goes alone; those not yet sent.
   # depth: how many of the host's requests are served, one in the middle of the other; is_busy: a cell runs.
-  @served, @asked, @quiet, @notes, @ended, @depth = 0, 0, 0, [], true, 0
+  # handlers: space and function by id, which no two plugins share; space: the plugin that is served, or was last.
+  @served, @asked, @quiet, @notes, @ended, @depth, @spaces, @handlers, @last_handler = 0, 0, 0, [], true, 0, {}, {}, 0
   class << self
-    attr_reader :config, :plugin
     def turn(via)
       @cell = nil
       masked { attend((via == "pipe" ? Pipe : Stdin).new) }
@@ -97,30 +116,36 @@ module Kernelbridge
     end
     def request(method, params) # and serve the host until it answers: whoever waits, serves
       raise Error.new("Cancelled", "no turn is open here: calls belong inside a handler, in its thread") unless in_turn?
-      params = encode(params)
+      params, space, folder = encode(params), @space, nil
       masked do
         id, message = @asked += 1, nil
         transmit(%({"jsonrpc":"2.0","id":#{id},"method":"#{method}","params":#{params}}))
-        serve(message) while (message = receive(id))&.key?("method")
+        while (message = receive(id))&.key?("method")
+          folder ||= working_folder if space.shared?
+          serve(message)
+        end
+        move(space, folder) if folder # another plugin may have been served
         raise Error.new("Cancelled", "the turn is over") unless message
         error = message["error"] or return message["result"]
         raise Error.new(error.dig("data", "kind") || "Raised", error["message"], error)
       end
     end
-    def notify(method, params)
+    def notify(method, params, space)
+      params[:space] = space.id if space.shared?
       @notes << %({"jsonrpc":"2.0","method":"#{method}","params":#{encode(params)}})
       @notes.shift if @notes.size > 10_000
       masked { notify_now } if in_turn? && clock >= @quiet
     end
-    def register(kind, fn, **tags)
+    def here = Thread.current.group.then { |group| group.is_a?(Space) ? group : @space } # whose code runs
+    def register(space, kind, fn, **tags)
       raise ArgumentError, "bridge.#{kind} needs a block" unless fn
-      tags = { id: @tags.size + 1, kind: kind, name: fn.is_a?(Method) ? fn.name : fn.source_location.join(":"), **tags }
-      tags[:doc] = doc_above(*fn.source_location) if kind == "export"
-      @exports[tags[:name]] = fn if kind == "export"
-      @tags << tags
-      @handlers[tags[:id]] = fn
+      name = fn.is_a?(Method) ? fn.name : fn.source_location.join(":")
+      tags = { id: @last_handler += 1, kind: kind, name: name, **tags }
+      tags[:doc] = doc_above(space, *fn.source_location) if kind == "export"
+      space.exports[tags[:name]] = fn if kind == "export"
+      space.tags << tags
+      @handlers[tags[:id]] = [space, fn]
     end
-    def farewell(fn) = @farewells << fn
     # Ruby's own error messages and much else are BINARY, so only what is not ASCII counts as bytes.
     def text(string)
       string = string.dup.force_encoding(Encoding::UTF_8) if string.encoding == Encoding::BINARY
@@ -128,6 +153,7 @@ module Kernelbridge
     end
     private
     def attend(carrier)
+      @space.add(Thread.current) if @space.shared?
       @carrier, @thread, @ended, @depth, keyboard, $stdin = carrier, Thread.current, false, 0, $stdin, Keyboard.new
       interrupt = trap("INT") { interrupted }
       transmit('{"jsonrpc":"2.0","method":"ready"}')
@@ -251,58 +277,106 @@ module Kernelbridge
       lines = "#{"#{first}: " if first}#{text(error.message).chomp} (#{name_of(error)})".lines(chomp: true)
       lines + rest.map { |line| "\tfrom #{line}" }
     end
-    def name_of(error) = error.is_a?(Error) ? "bridge::Error" : error.class.to_s.delete_prefix("#{Plugin}::")
+    def name_of(error) = error.is_a?(Error) ? "bridge::Error" : error.class.to_s.sub(/\A#{self}::Plugin\d*::/, "")
+
+    # ---- Plugins
+    # Each has its folder and finds what lies beside its entry file, whatever others call theirs.
+    def move(space, folder = nil)
+      return if space == @space && (!folder || folder == working_folder)
+      masked do # not by half
+        folder ||= space.folder
+        quietly { Dir.chdir(folder) } if folder
+        $LOAD_PATH.delete(@space.home)
+        $LOAD_PATH.unshift(space.home) if space.home
+        space.add(Thread.current) if space.shared?
+        @space = space
+      end
+    end
+    def quietly # who waits inside of the block of a `Dir.chdir` finds its folder again, so Ruby need not warn
+      was, $VERBOSE = $VERBOSE, nil
+      yield
+    ensure
+      $VERBOSE = was
+    end
+    def working_folder
+      Dir.pwd
+    rescue SystemCallError # it was removed
+      nil
+    end
+    def space_of(params) = find(@spaces, params.fetch("space", 0), "space").tap { |space| move(space) }
+    def handler(id)
+      space, fn = find(@handlers, id)
+      move(space)
+      fn
+    end
+    def forget(space) # what a load brought
+      space.tags.each { |tags| @handlers.delete(tags[:id]) }
+      remove_const(space.constant) if const_defined?(space.constant, false)
+      space.clear
+    end
 
     # ---- The host's requests
     def answer(method, params)
       case method
-      when "event", "filter" then find(@handlers, params.delete("handler")).call(Event[params])
+      when "event", "filter" then handler(params.delete("handler")).call(Event[params])
       when "events" then events(params)
-      when "call" then find(@exports, params["name"], "function").call(*params["args"])
+      when "call" then find(space_of(params).exports, params["name"], "function").call(*params["args"])
       when "initialize"
-        @plugin, @config = params.values_at("plugin", "config")
+        id = params.fetch("space", 0)
+        @spaces[id] = Space.new(id) if id > 0
+        space = @spaces[id]
+        space.plugin, space.config, space.folder = params.values_at("plugin", "config", "folder")
+        space.name = space.plugin&.dig("name")
+        move(space)
         interpreter = ["Ruby #{RUBY_VERSION}", *("IRuby #{IRuby::VERSION}" if defined?(IRuby))].join(", ")
-        { bridge: "1", language: "ruby", interpreter:, features: %w[bytes series] }
-      when "load" then load_plugin(params)
-      when "shutdown" then @farewells.each(&:call) && nil
+        { bridge: "1", language: "ruby", interpreter:, features: %w[bytes series shared] }
+      when "load" then load_plugin(space_of(params), params)
+      when "shutdown" then shutdown(@spaces[params.fetch("space", 0)])
       else raise Error.new("NotFound", "no method `#{method}`")
       end
     end
     def find(table, key, what = "handler") = table[key] || raise(Error.new("NotFound", "no #{what} `#{key}`"))
     def events(params)
       list = params["events"].map { |event| Event[event] }
-      results = find(@handlers, params["handler"]).call(list)
+      results = handler(params["handler"]).call(list)
       results = [nil] * list.size unless results.is_a?(Array) && results.size == list.size
       outcomes = results.map { |it| "{#{outcome_of { it.is_a?(Exception) ? raise(it) : it }}}" }
       Outcomes.new(%({"outcomes":[#{outcomes.join(",")}]}))
     end
-    def load_plugin(params)
-      reset
-      found_beside(File.dirname(params["path"])) if params["path"]
-      scope, cells = main, params["cells"].map { |cell| cell.values_at("name", "source") }
-      @sources = cells.to_h.transform_values(&:lines)
+    def load_plugin(space, params)
+      forget(space)
+      const_set(space.constant, space.scope)
+      found_beside(space, File.dirname(params["path"])) if params["path"]
+      # In a traceback of a shared kernel, whose file is it?
+      cells = params["cells"].map { |cell| [[*(space.name if space.shared?), cell["name"]].join("/"), cell["source"]] }
+      space.sources.update(cells.to_h.transform_values(&:lines))
+      @scope = space.scope
+      scope = main
       cells.each { |name, source| scope.eval(source, name, 1) }
-      { handlers: @tags, async: false }
+      { handlers: space.tags, async: false }
     end
-    def reset
-      @tags, @handlers, @exports, @farewells = [], {}, {}, []
-      remove_const(:Plugin) if const_defined?(:Plugin, false)
-      const_set(:Plugin, Module.new { extend self }) # by itself, so that a function can be called where it is defined
-    end
-    def found_beside(home) # files beside the entry file, which are loaded anew with it
+    def found_beside(space, home) # files beside the entry file, which are loaded anew with it
+      space.home = home
       $LOAD_PATH.unshift(home) unless $LOAD_PATH.include?(home)
       $LOADED_FEATURES.reject! { |feature| feature.start_with?("#{home}/") }
-      Plugin.define_singleton_method(:__dir__) { home }
-      Plugin.define_singleton_method(:require_relative) { |path| require(File.expand_path(path, home)) }
+      space.scope.define_singleton_method(:__dir__) { home }
+      space.scope.define_singleton_method(:require_relative) { |path| require(File.expand_path(path, home)) }
     end
-    # A string, else constants would land here; no local variables, because the author would see them.
-    def main = Plugin.module_eval("binding", __FILE__, __LINE__)
-    def doc_above(file, line) # the comment just above a function
-      above = (@sources[file] || []).first(line - 1).reverse.take_while { |it| it.match?(/\A\s*#/) }
+    def shutdown(space)
+      return unless space
+      begin
+        move(space)
+        space.farewells.each(&:call)
+      ensure # the kernel goes on without it
+        @spaces.delete(space.id) && forget(space) if space.shared?
+      end
+      nil
+    end
+    def doc_above(space, file, line) # the comment just above a function
+      above = (space.sources[file] || []).first(line - 1).reverse.take_while { |it| it.match?(/\A\s*#/) }
       above.reverse.map { |it| it.sub(/\A\s*#+ ?/, "").chomp }.join("\n")
     end
   end
-  reset
   Process.singleton_class.prepend(Forks)
   if defined?(IRuby::Kernel)
     @session = IRuby::Kernel.instance.session.extend(Shared)
@@ -327,32 +401,51 @@ module Kernelbridge
       end
     end
   end
-  Log = %w[debug info warn error].each_with_object(Module.new) do |level, log|
-    log.define_singleton_method(level) do |message, fields = {}, **more|
-      Kernelbridge.notify("log", { level:, message: Kernelbridge.text(message.to_s), fields: { **fields, **more } })
+  class Log
+    def initialize(space) = @space = space
+    %w[debug info warn error].each do |level|
+      define_method(level) do |message, fields = {}, **more|
+        note = { level:, message: Kernelbridge.text(message.to_s), fields: { **fields, **more } }
+        Kernelbridge.notify("log", note, @space)
+      end
     end
   end
-  module Bridge # all that a plugin has of its host; a function is a block, a lambda or a method (`export def f(x) ...`)
-    Error, Event, Bytes, HOST = Kernelbridge::Error, Kernelbridge::Event, Kernelbridge::Bytes, Kernelbridge
-    module_function
-    def on(topic, fn = nil, batch: 0, &block) = HOST.register("on", fn || block, topic: topic, batch: batch)
-    def filter(topic, fn = nil, priority: 0, &block) = HOST.register("filter", fn || block, topic:, priority:)
-    def export(name, fn = nil, &block) = HOST.register("export", fn || block || Plugin.method(name), name: name.to_s)
-    def on_shutdown(fn = nil, &block) = HOST.farewell(fn || block)
+  module Names # as in `rescue bridge::Error`
+    Error, Event, Bytes = Kernelbridge::Error, Kernelbridge::Event, Kernelbridge::Bytes
+  end
+  # All that a plugin has of its host; a function is a block, a lambda or a method (`export def f(x) ...`).
+  class Bridge < Module
+    HOST = Kernelbridge
+    def initialize(space)
+      super()
+      @space = space
+      include(Names)
+    end
+    def on(topic, fn = nil, batch: 0, &block) = HOST.register(@space, "on", fn || block, topic: topic, batch: batch)
+    def filter(topic, fn = nil, priority: 0, &block) = HOST.register(@space, "filter", fn || block, topic:, priority:)
+    def export(name, fn = nil, &block)
+      HOST.register(@space, "export", fn || block || @space.scope.method(name), name: name.to_s)
+    end
+    def on_shutdown(fn = nil, &block) = @space.farewells << (fn || block)
     def call(name, *args) = HOST.request("call", { name: name, args: args })
     def emit(topic, data = nil, key: nil) = HOST.request("emit", { topic: topic, data: data, key: key })
-    def progress(done, total = nil, message = nil) = HOST.notify("progress", { done:, total:, message: })
+    def progress(done, total = nil, message = nil) = HOST.notify("progress", { done:, total:, message: }, @space)
     def state = State
-    def log = Log
-    def config = HOST.config
-    def plugin = HOST.plugin
+    def log = @space.log
+    def config = @space.config
+    def plugin = @space.plugin
   end
+  @space = @spaces[0] = Space.new(0)
 end
 
 module Kernel
   module_function
-  def bridge = Kernelbridge::Bridge
+  def bridge = Kernelbridge.here.bridge
   # Ruby's own read the files named in ARGV first, which in IRuby are the kernel's arguments.
   def gets(...) = $stdin.gets(...)
   def readline(...) = $stdin.readline(...)
 end
+
+# A string, else constants would land here; no local variables, because the author would see them; and out here, because
+# the author's constants are not to be looked for among the shim's.
+def Kernelbridge.main = @scope.module_eval("binding", __FILE__, __LINE__)

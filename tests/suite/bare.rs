@@ -1,6 +1,8 @@
 //! Shims whose kernel no registry carries, in the bare interpreter over the `pipe` carrier: `conformance/bare.*` of the
 //! language folder stands in for the kernel, and this for the host.
 
+mod spaces;
+
 use std::{
     collections::HashMap,
     fs,
@@ -40,6 +42,8 @@ struct Bare {
     next_id: u64,
     state: HashMap<String, (Value, u64)>,
     emitted: Vec<String>,
+    /// Of log lines and progress, with the space.
+    notes: Vec<(Option<u64>, String)>,
     dir: tempfile::TempDir,
 }
 
@@ -90,8 +94,9 @@ impl Bare {
             }
         });
         let stdin = child.stdin.take().expect("piped");
-        let (state, emitted) = (HashMap::new(), Vec::new());
-        let mut bare = Self { language, child, stdin, lines, frames, to_plugin, next_id: 0, state, emitted, dir };
+        let (state, emitted, notes) = (HashMap::new(), Vec::new(), Vec::new());
+        let mut bare =
+            Self { language, child, stdin, lines, frames, to_plugin, next_id: 0, state, emitted, notes, dir };
         let bootstrap = bare.language.shim.as_ref().and_then(|shim| shim.bootstrap.clone()).expect("a bootstrap");
         bare.execute(&bootstrap);
         assert_eq!(bare.reply(), "ok");
@@ -230,7 +235,8 @@ impl Bare {
                         let answer = answer.map(|value| to_raw_value(&value).expect("JSON"));
                         self.send(&rpc::response(id, answer.as_ref().map(|value| value.get())));
                     }
-                    Inbound::Log { .. } | Inbound::Progress { .. } => {}
+                    Inbound::Log { message, space, .. } => self.notes.push((space, message)),
+                    Inbound::Progress { space, .. } => self.notes.push((space, "progress".into())),
                     other => panic!("{other:?}"),
                 }
             }
@@ -277,7 +283,17 @@ impl Bare {
                 json!({ "swapped": swapped, "version": version + u64::from(swapped) })
             }
             "state.delete" => json!(self.state.remove(&key()).is_some()),
-            other => return Err(RpcError::new(ErrorKind::NotFound, format!("no function `{other}`"))),
+            other => match other.split_once('.').map(|(space, name)| (space.parse::<u64>(), name)) {
+                // One that calls the next lower one back.
+                Some((Ok(space), "ask_back")) => {
+                    let args = json!([format!("{}.about", space - 1)]);
+                    self.request("call", &json!({ "space": space, "name": "ask", "chain": ["call"], "args": args }))?
+                }
+                Some((Ok(space), name)) => {
+                    self.request("call", &json!({ "space": space, "name": name, "chain": ["call"], "args": [] }))?
+                }
+                _ => return Err(RpcError::new(ErrorKind::NotFound, format!("no function `{other}`"))),
+            },
         })
     }
 
