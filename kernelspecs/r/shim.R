@@ -475,19 +475,11 @@ local({
       list(done = n)
     },
     table = function(params) {
-      space <- space_of(params)
-      fn <- space$exports[[params$name]] %||% not_found("no function `", params$name, "`")
-      move(space)
-      values <- invoke(fn, list(frame_of(params)))
+      values <- invoke(export_of(params), list(frame_of(params)))
       if (!is_table(values)) return(values)  # the host says what it wants
       json("\"count\":", decimal(length(values[[1L]])), ",", pack(unclass(values), fewest = 0L) %||% columns_of(values))
     },
-    call = function(params) {
-      space <- space_of(params)
-      fn <- space$exports[[params$name]] %||% not_found("no function `", params$name, "`")
-      move(space)
-      invoke(fn, params$args)
-    },
+    call = function(params) invoke(export_of(params), params$args),
     shutdown = function(params) {
       space <- spaces[[paste(params$space %||% 0)]]
       if (is.null(space)) return(NULL)
@@ -499,6 +491,12 @@ local({
       for (fn in space$shutdowns) invoke(fn, list())
     })
   space_of <- function(params) spaces[[paste(params$space %||% 0)]] %||% not_found("no space ", params$space)
+  export_of <- function(params) {
+    space <- space_of(params)
+    fn <- space$exports[[params$name]] %||% not_found("no function `", params$name, "`")
+    move(space)
+    fn
+  }
   tags_of <- function(space) lapply(unname(handlers[space$ids]), function(h) h[!names(h) %in% c("fn", "space")])
   # What it registered.
   forget <- function(space) {

@@ -6,7 +6,7 @@ use bytes::Bytes;
 use serde_json::value::{RawValue, to_raw_value};
 
 use crate::{
-    blob::{Array, Parcel},
+    blob::{Array, BlobError, Parcel},
     chain::Chain,
     host::{
         origin::stream,
@@ -80,8 +80,8 @@ impl Worker {
             && takes(rpc::ARROW)
             && let Some(stream) = stream()
         {
-            let held = Array::bytes(&stream).map_err(no_room)?;
-            batch.table = Some(to_raw_value(&held).map_err(no_room)?);
+            let (held, table) = by_reference(Array::bytes(&stream), NO_ROOM)?;
+            batch.table = Some(table);
             Some(held)
         } else {
             let mut columns = Columns::default();
@@ -89,16 +89,26 @@ impl Worker {
             batch.mixed = columns.mixed();
             let packed = if takes(rpc::PACKED) { columns.pack() } else { Vec::new() };
             batch.columns = Some(columns);
-            let held = (!packed.is_empty()).then(|| Array::file(&packed)).transpose().map_err(no_room)?;
-            batch.packed = held.as_ref().map(to_raw_value).transpose().map_err(no_room)?;
-            held
+            if packed.is_empty() {
+                None
+            } else {
+                let (held, packed) = by_reference(Array::file(&packed), NO_ROOM)?;
+                batch.packed = Some(packed);
+                Some(held)
+            }
         };
         Ok(("columns", batch, held))
     }
 }
 
-fn no_room(error: impl std::fmt::Display) -> RpcError {
-    RpcError::new(ErrorKind::Host, format!("no room for columns: {error}"))
+const NO_ROOM: &str = "no room for columns";
+
+/// Bytes, which are there as long as the array is held, and how a message names them.
+pub(super) fn by_reference(array: Result<Array, BlobError>, no_room: &str) -> Result<(Array, Box<RawValue>), RpcError> {
+    let failed = |error: &dyn std::fmt::Display| RpcError::new(ErrorKind::Host, format!("{no_room}: {error}"));
+    let array = array.map_err(|error| failed(&error))?;
+    let name = to_raw_value(&array).map_err(|error| failed(&error))?;
+    Ok((array, name))
 }
 
 /// The bytes that an answer names, where they lie.

@@ -4,13 +4,18 @@ use std::{sync::Arc, time::Instant};
 
 use bytes::Bytes;
 use serde::Deserialize;
-use serde_json::value::{RawValue, to_raw_value};
+use serde_json::value::RawValue;
 use tokio::time::timeout_at;
 
 use crate::{
-    blob::{Array, BlobError},
+    blob::Array,
     chain::Chain,
-    host::{Emitted, Event, Host, batch::Opened, functions::deadline, origin::Origin},
+    host::{
+        Emitted, Event, Host,
+        batch::{Opened, by_reference},
+        functions::deadline,
+        origin::Origin,
+    },
     plugin::Plugin,
     rpc::{self, CallTable, ErrorKind, RpcError},
     table::{self, RecordBatch, TableError},
@@ -83,16 +88,11 @@ impl Host {
 /// Put a table into a call, as the plugin's shim takes it; returns what is only named there.
 fn put(params: &mut CallTable, table: &RecordBatch, plugin: &Plugin, name: &str) -> Result<Option<Array>, RpcError> {
     let unfit = |error: TableError| unfit(name, &error);
-    let no_room = |error: String| RpcError::new(ErrorKind::Host, format!("`{name}`: no room for a table: {error}"));
-    let by_reference = |array: Result<Array, BlobError>| {
-        let array = array.map_err(|error| no_room(error.to_string()))?;
-        let value = to_raw_value(&array).map_err(|error| no_room(error.to_string()))?;
-        Ok::<_, RpcError>((Some(array), Some(value)))
-    };
-    let held;
+    let no_room = format!("`{name}`: no room for a table");
     if plugin.has_feature(rpc::ARROW) {
-        (held, params.table) = by_reference(Array::bytes(&table::write(table).map_err(unfit)?))?;
-        return Ok(held);
+        let (held, stream) = by_reference(Array::bytes(&table::write(table).map_err(unfit)?), &no_room)?;
+        params.table = Some(stream);
+        return Ok(Some(held));
     }
     if !plugin.has_feature(rpc::TABLES) {
         let message = format!("{} takes no tables; R does, and Python with pyarrow", plugin.about().interpreter);
@@ -101,9 +101,9 @@ fn put(params: &mut CallTable, table: &RecordBatch, plugin: &Plugin, name: &str)
     params.count = Some(table.num_rows());
     if plugin.has_feature(rpc::PACKED) {
         let (columns, bytes) = table::pack(table).map_err(unfit)?;
-        params.columns = Some(columns);
-        (held, params.packed) = by_reference(Array::file(&bytes))?;
-        return Ok(held);
+        let (held, packed) = by_reference(Array::file(&bytes), &no_room)?;
+        (params.columns, params.packed) = (Some(columns), Some(packed));
+        return Ok(Some(held));
     }
     params.columns = Some(table::to_json(table).map_err(unfit)?);
     Ok(None)

@@ -505,21 +505,8 @@ mod tests {
     #[test]
     fn the_large_value_is_the_last() {
         let row = raw(r#"{"a":1}"#);
-        let mut batch = Batch {
-            handler: 1,
-            chain: &["e".into()],
-            count: 1,
-            ids: Ids::default(),
-            topics: Runs::default(),
-            times: Runs::default(),
-            attempts: Runs::default(),
-            keys: Runs::default(),
-            mixed: Vec::new(),
-            packed: None,
-            table: None,
-            data: Some(vec![&row]),
-            columns: None,
-        };
+        let chain = ["e".to_owned()];
+        let mut batch = Batch { data: Some(vec![&row]), ..Batch::new(1, &chain, 1) };
         let head = r#"{"handler":1,"chain":["e"],"count":1,"ids":[],"topics":[],"times":[],"attempts":[],"keys":[],"#;
         assert_eq!(serde_json::to_string(&batch).expect("JSON"), format!(r#"{head}"data":[{{"a":1}}]}}"#));
         let mut columns = Columns::default();

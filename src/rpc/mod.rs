@@ -28,7 +28,7 @@ pub use outbound::{
 pub use oversized::{HEAD_BYTES, too_large};
 pub use packed::Packed;
 #[cfg(feature = "arrow")]
-pub(crate) use packed::{Kind, NA, NO_TEXT, PackedValues};
+pub(crate) use packed::{Kind, NA, NO_TEXT, PackedValues, text_type};
 
 use serde_json::value::RawValue;
 

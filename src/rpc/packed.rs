@@ -68,16 +68,19 @@ fn pack(values: &[&RawValue], bytes: &mut Vec<u8>) -> Option<String> {
         }),
         // Nothing but null is a vector of logical values.
         Some(b't') | None => booleans(values, bytes).map(|()| "bool".to_owned()),
-        Some(b'"') => texts(values, bytes).map(|()| {
-            let kind = if bytes[start..].is_ascii() { "ascii" } else { "str" };
-            format!("{kind} {}", bytes.len() - start)
-        }),
+        Some(b'"') => texts(values, bytes).map(|()| text_type(&bytes[start..])),
         Some(_) => None,
     };
     if packed.is_none() {
         bytes.truncate(start);
     }
     packed
+}
+
+/// The type of a column whose texts are these bytes.
+pub(crate) fn text_type(bytes: &[u8]) -> String {
+    let kind = if bytes.is_ascii() { "ascii" } else { "str" };
+    format!("{kind} {}", bytes.len())
 }
 
 fn integers(values: &[&RawValue], bytes: &mut Vec<u8>) -> Option<()> {

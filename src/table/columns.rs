@@ -10,8 +10,8 @@ use arrow_schema::DataType;
 use serde_json::{Map, Value, value::RawValue};
 
 use crate::{
-    rpc::{Kind, NA, PackedValues},
-    table::{TableError, values},
+    rpc::{Kind, NA, NO_TEXT, PackedValues, text_type},
+    table::{TableError, named_values},
 };
 
 /// The table of columns of JSON values, each with as many. `None` if one of them holds anything but numbers, booleans or
@@ -55,14 +55,7 @@ pub(crate) fn array<'a>(values: impl Iterator<Item = &'a RawValue> + Clone) -> O
 ///
 /// [`TableError::NoJson`].
 pub fn to_json(table: &RecordBatch) -> Result<Map<String, Value>, TableError> {
-    let schema = table.schema();
-    let columns = schema.fields().iter().zip(table.columns());
-    columns
-        .map(|(field, column)| match values(column) {
-            Some(values) => Ok((field.name().clone(), Value::Array(values))),
-            None => Err(TableError::no_json(field)),
-        })
-        .collect()
+    Ok(named_values(table)?.into_iter().map(|(name, values)| (name, Value::Array(values))).collect())
 }
 
 /// The columns as bytes, one after the other, and the type of each as the protocol names it.
@@ -87,8 +80,7 @@ pub fn pack(table: &RecordBatch) -> Result<(Map<String, Value>, Vec<u8>), TableE
             kind if kind.is_numeric() => numbers(column, &mut bytes).ok_or_else(|| TableError::no_json(field))?.into(),
             DataType::Utf8 | DataType::LargeUtf8 | DataType::Utf8View => {
                 texts(column, &mut bytes).ok_or_else(|| TableError::Zero { column: field.name().clone() })?;
-                let kind = if bytes[start..].is_ascii() { "ascii" } else { "str" };
-                format!("{kind} {}", bytes.len() - start)
+                text_type(&bytes[start..])
             }
             _ => return Err(TableError::no_json(field)),
         };
@@ -142,7 +134,7 @@ fn texts(column: &dyn Array, bytes: &mut Vec<u8>) -> Option<()> {
         match text {
             Some(text) if memchr::memchr(0, text.as_bytes()).is_some() => return None,
             Some(text) => bytes.extend_from_slice(text.as_bytes()),
-            None => bytes.push(crate::rpc::NO_TEXT),
+            None => bytes.push(NO_TEXT),
         }
         bytes.push(0);
         Some(())

@@ -152,19 +152,25 @@ pub fn unpack(columns: &RawValue, bytes: Bytes, count: usize) -> Result<RecordBa
 ///
 /// - [`TableError::NoJson`] for columns that are neither numbers nor booleans nor text.
 pub fn rows(table: &RecordBatch) -> Result<Vec<Box<RawValue>>, TableError> {
-    let (schema, mut columns) = (table.schema(), Vec::new());
-    for (field, column) in schema.fields().iter().zip(table.columns()) {
-        let values = values(column).ok_or_else(|| TableError::no_json(field))?;
-        columns.push((field.name(), values.into_iter()));
-    }
+    let mut columns: Vec<_> =
+        named_values(table)?.into_iter().map(|(name, values)| (name, values.into_iter())).collect();
     let mut rows = Vec::with_capacity(table.num_rows());
     for _ in 0..table.num_rows() {
         let row: serde_json::Map<String, Value> =
-            columns.iter_mut().map(|(name, values)| ((*name).clone(), values.next().unwrap_or_default())).collect();
+            columns.iter_mut().map(|(name, values)| (name.clone(), values.next().unwrap_or_default())).collect();
         // A map of JSON values can always be written.
         rows.push(to_raw_value(&row).unwrap_or_else(|_| RawValue::NULL.to_owned()));
     }
     Ok(rows)
+}
+
+/// Name and JSON values of each column.
+fn named_values(table: &RecordBatch) -> Result<Vec<(String, Vec<Value>)>, TableError> {
+    let schema = table.schema();
+    let columns = schema.fields().iter().zip(table.columns());
+    columns
+        .map(|(field, column)| Ok((field.name().clone(), values(column).ok_or_else(|| TableError::no_json(field))?)))
+        .collect()
 }
 
 fn values(column: &dyn Array) -> Option<Vec<Value>> {
